@@ -1,0 +1,292 @@
+"""Settings of a run: typed, read from YAML files and overridden on the command line.
+
+Every setting has a dotted name (`self_play.lam`) that is the same in YAML and as an option. The
+defaults of the classes below suit a pretrained model; the embedded default (`spftcore.demo`)
+brings its own values for a model that starts from nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spftcore.errors import UsageError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class RunConfig(Section):
+    name: str = Field("demo", description="the run lives in DIRECTORY/NAME")
+    directory: Path = Field(Path("runs"), description="folder that holds all runs")
+    seed: int = Field(1, description="seed of everything that is random")
+    workers: int = Field(0, ge=0, description="stages run side by side (0: two on a CPU, else one)")
+    threads: int = Field(0, ge=0, description="threads per worker (0: the cores shared out)")
+    device: Device = Field("auto", description="where models run")
+
+
+class DataConfig(Section):
+    databases: Path | None = Field(None, description="folder of SQLite files")
+    pairs: Path | None = Field(None, description="seed question-SQL pairs (JSON or JSONL)")
+    dev: Path | None = Field(None, description="development pairs; split off the seeds if missing")
+    test: Path | None = Field(None, description="held-out pairs; split off the seeds if missing")
+    tables_json: Path | None = Field(
+        None, description="Spider-style schema file with keys and natural names"
+    )
+    max_pairs: int = Field(0, ge=0, description="use at most so many seed pairs (0: all)")
+    max_test: int = Field(0, ge=0, description="use at most so many dev and test pairs (0: all)")
+
+
+class ModelConfig(Section):
+    name_or_path: str | None = Field(
+        None, description="transformers checkpoint or hub id; none: a tiny model from scratch"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="weights")
+    trust_remote_code: bool = Field(False, description="run code that a checkpoint brings along")
+    chat_template: bool = Field(True, description="use the tokenizer's chat template if it has one")
+    hidden_size: int = Field(128, gt=0, description="tiny model: width")
+    layers: int = Field(4, gt=0, description="tiny model: layers")
+    heads: int = Field(4, gt=0, description="tiny model: attention heads")
+    dropout: float = Field(0.1, ge=0, lt=1, description="tiny model: dropout")
+    vocabulary: int = Field(1600, ge=300, description="tiny model: tokens of its tokenizer")
+
+
+class LoraConfig(Section):
+    rank: int = Field(0, ge=0, description="rank of the adapters (0: full fine-tuning)")
+    alpha: int = Field(32, gt=0, description="scale of the adapters is alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout before the adapters")
+
+
+class PromptConfig(Section):
+    style: Literal["ddl", "linked"] = Field(
+        "ddl", description="ddl: schema, values, question; linked: database name, values, question"
+    )
+    max_prompt_tokens: int = Field(2048, gt=0, description="longer prompts are dropped and counted")
+    max_completion_tokens: int = Field(256, gt=0, description="longer SQL is dropped and counted")
+
+
+class TrainConfig(Section):
+    """One supervised stage."""
+
+    steps: int = Field(200, ge=0, description="optimizer steps")
+    batch_size: int = Field(16, gt=0, description="examples (or preference pairs) per step")
+    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps with a rising rate")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+
+
+class VbiConfig(TrainConfig):
+    """Stage 1: verification-based iterative fine-tuning (one round)."""
+
+    rounds: int = Field(2, ge=1, description="rounds of synthesis and fine-tuning")
+    count: int = Field(3000, gt=0, description="queries synthesized per round")
+    feedback: int = Field(300, gt=0, description="of these, pairs that judge the round's model")
+    ranking: int = Field(300, gt=0, description="pairs of round 1 kept apart to rank candidates")
+
+
+class SelfPlayConfig(TrainConfig):
+    """Stage 2: self-play fine-tuning (one iteration)."""
+
+    iterations: int = Field(2, ge=0, description="iterations of choosing main and opponent")
+    loss: Literal["spft", "spin", "exspin", "dpo"] = Field("spft", description="preference loss")
+    lam: float = Field(1.0, gt=0, description="lambda of the loss")
+    nll_weight: float = Field(0.0, ge=0, description="weight of an added NLL term on the gold")
+    pairs: int = Field(0, ge=0, description="questions the opponent answers (0: all)")
+
+
+class GenerationConfig(Section):
+    batch_size: int = Field(32, gt=0, description="prompts decoded together")
+
+
+class LimitsConfig(Section):
+    steps: int = Field(20_000_000, gt=0, description="SQLite virtual-machine steps per query")
+    seconds: float = Field(10.0, gt=0, description="wall-clock back-stop per query")
+
+
+Baseline = Literal["sft", "spin", "exspin", "dpo"]
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    prompt: PromptConfig = PromptConfig()
+    base: TrainConfig = Field(
+        TrainConfig(learning_rate=2e-3), description="first training of a tiny model on the seeds"
+    )
+    sql_to_text: TrainConfig = Field(TrainConfig(), description="the model that writes questions")
+    vbi: VbiConfig = VbiConfig()
+    self_play: SelfPlayConfig = SelfPlayConfig()
+    generation: GenerationConfig = GenerationConfig()
+    limits: LimitsConfig = LimitsConfig()
+    baselines: tuple[Baseline, ...] = Field(
+        ("sft", "spin"), description="compared in the same run: sft, spin, exspin, dpo"
+    )
+
+    @property
+    def run_directory(self) -> Path:
+        return self.run.directory / self.run.name
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML that reads back to the same settings."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def settings(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yields (dotted name, annotation, description) of every leaf setting."""
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from settings(annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, annotation, field.description or ""
+
+
+def _nearest(key: str) -> str:
+    names = [name for name, _, _ in settings()]
+    sections = list(Config.model_fields)
+    close = difflib.get_close_matches(key, names + sections, n=1, cutoff=0.4)
+    return f" Did you mean '{close[0]}'?" if close else " See --help for the valid ones."
+
+
+def resolve(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
+    """Merges nested dictionaries, later ones over earlier ones, into checked settings.
+
+    Args:
+        layers: (where it comes from, nested values), e.g. the defaults of a recipe, a YAML file,
+            the command line.
+
+    Raises:
+        UsageError: an unknown key (with the nearest valid one) or a value of the wrong type.
+    """
+    merged: dict[str, Any] = {}
+    for source, values in layers:
+        _merge(merged, values, source)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"Unknown setting '{key}'.{_nearest(key)}") from None
+        raise UsageError(
+            f"Setting '{key}' = {first.get('input')!r} is not valid: {first['msg']}."
+        ) from None
+
+
+def _merge(target: dict[str, Any], values: Any, source: str) -> None:
+    if not isinstance(values, dict):
+        raise UsageError(f"{source} must hold sections of settings, not {type(values).__name__}.")
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value, source)
+        elif isinstance(value, dict):
+            target[key] = {}
+            _merge(target[key], value, source)
+        else:
+            target[key] = value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of settings as nested dictionaries.
+
+    Raises:
+        UsageError: the file is missing or is not YAML.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read the settings file {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"The settings file {path} is not valid YAML: {error}") from None
+    return values or {}
+
+
+def nest(name: str, value: Any) -> dict[str, Any]:
+    """`("a.b", 1)` as `{"a": {"b": 1}}`."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+def _placeholder(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "{" + ",".join(str(choice) for choice in get_args(annotation)) + "}"
+    if get_origin(annotation) is tuple:
+        return "A,B,…"
+    names = [a.__name__ for a in (get_args(annotation) or (annotation,)) if a is not type(None)]
+    return {"Path": "PATH", "str": "TEXT", "int": "N", "float": "X", "bool": "true|false"}.get(
+        names[0], names[0].upper()
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds one option per setting, grouped by section, with its default in the help text."""
+    groups: dict[str, Any] = {}
+    for name, annotation, description in settings():
+        section = name.rpartition(".")[0]
+        if section not in groups:
+            about = Config.model_fields[section].description if section else "what is compared"
+            groups[section] = parser.add_argument_group(section or "comparison", about)
+        groups[section].add_argument(
+            f"--{name}",
+            metavar=_placeholder(annotation),
+            default=argparse.SUPPRESS,
+            help=description.replace("%", "%%"),
+        )
+
+
+def options_given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings given on the command line, nested; values are read as YAML scalars.
+
+    Raises:
+        UsageError: a value that YAML cannot read.
+    """
+    nested: dict[str, Any] = {}
+    kinds = {name: annotation for name, annotation, _ in settings()}
+    for name, text in vars(arguments).items():
+        if name not in kinds:
+            continue
+        if get_origin(kinds[name]) is tuple:
+            value: Any = [part.strip() for part in text.split(",") if part.strip()]
+        elif kinds[name] in (str, Path, str | None, Path | None):
+            value = text
+        else:
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise UsageError(f"Option --{name} has an unreadable value: {text!r}.") from None
+        _merge(nested, nest(name, value), "the command line")
+    return nested
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Reports an unknown option with the nearest valid one, and exits with code 2."""
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        arguments, unknown = self.parse_known_args(argv)
+        if unknown:
+            key = unknown[0].lstrip("-").partition("=")[0]
+            options = [o for action in self._actions for o in action.option_strings]
+            close = difflib.get_close_matches(f"--{key}", options, n=1, cutoff=0.4)
+            hint = f" Did you mean '{close[0]}'?" if close else " See --help for the valid ones."
+            raise UsageError(f"Unknown option '{unknown[0]}'.{hint}")
+        return arguments
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message[0].upper()}{message[1:]}. See --help.")
