@@ -1,0 +1,234 @@
+"""Models and tokenizers: loading, building the tiny one, adapters, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spftcore.config import Config, ModelConfig
+from spftcore.errors import SpftError
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The output projection: logits = softcap · tanh(scale · (h Wᵀ + b) / softcap)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+
+
+@dataclass(slots=True)
+class LanguageModel:
+    """A causal language model with its tokenizer.
+
+    Attributes:
+        model: `transformers` model, or a `peft` model around one.
+        tokenizer: its tokenizer, with padding on the left.
+        parent: what an adapter was put on ('' for a full model).
+    """
+
+    model: Any
+    tokenizer: Any
+    parent: str = ""
+
+    @property
+    def causal_lm(self) -> Any:
+        """The `transformers` model without the adapter wrapper."""
+        return self.model.get_base_model() if self.parent else self.model
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states.
+
+        Args:
+            input_ids: [B, T] int64.
+            attention_mask: [B, T], 1 for tokens and 0 for padding.
+
+        Returns:
+            [B, T, H].
+        """
+        decoder = self.causal_lm.base_model
+        return decoder(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+
+    @property
+    def head(self) -> Head:
+        layer = self.causal_lm.get_output_embeddings()
+        config = self.causal_lm.config
+        scale = getattr(config, "logit_scale", None) or 1.0
+        if getattr(config, "logits_scaling", None):  # Granite divides
+            scale = 1.0 / config.logits_scaling
+        softcap = getattr(config, "final_logit_softcapping", None)
+        return Head(layer.weight, getattr(layer, "bias", None), float(scale), softcap)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def pick_device(config: Config) -> torch.device:
+    """The device that `run.device` asks for.
+
+    Raises:
+        SpftError: CUDA was asked for and there is none.
+    """
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise SpftError("run.device is cuda, but PyTorch sees no GPU. Use run.device=cpu or auto.")
+    if config.run.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.run.device)
+
+
+def build_tiny(config: ModelConfig, corpus: Iterable[str], seed: int) -> LanguageModel:
+    """A decoder-only model with random weights, and a byte-level BPE tokenizer trained on a corpus.
+
+    GPT-NeoX, because it has rotary positions (short contexts are copied from well) and dropout on
+    the residual stream (the corpus is seen many times).
+
+    Args:
+        config: sizes.
+        corpus: texts like those the model will see.
+        seed: of the weights.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    # Digits one by one: numbers are copied, not learned.
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocabulary,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+    )
+    torch.manual_seed(seed)
+    model = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=4 * config.hidden_size,
+            hidden_dropout=config.dropout,
+            rotary_pct=1.0,
+            max_position_embeddings=1024,
+            use_parallel_residual=False,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    return LanguageModel(model, tokenizer)
+
+
+def load(
+    path: str | Path, config: Config, *, device: torch.device, new_adapter: bool = False
+) -> LanguageModel:
+    """Loads a checkpoint: a `transformers` folder or hub id, or an adapter folder of ours.
+
+    Args:
+        path: folder or hub id.
+        config: `model` (dtype, remote code) and `lora` settings.
+        device: where it goes.
+        new_adapter: put a fresh trainable adapter on a full model (if `lora.rank` > 0).
+
+    Raises:
+        SpftError: no model or no tokenizer there, or the tokenizer cannot end a completion.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = str(path)
+    options = {"trust_remote_code": config.model.trust_remote_code}
+    is_adapter = (Path(path) / ADAPTER_FILE).is_file()
+    source = path
+    if is_adapter:
+        from peft import PeftConfig
+
+        source = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    except Exception as error:  # any of a dozen kinds; its text goes into ours
+        raise SpftError(
+            f"No tokenizer could be loaded from '{path}' ({_first_line(error)}). A model folder "
+            "needs its tokenizer files (tokenizer.json, tokenizer_config.json) beside the weights."
+        ) from None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=getattr(torch, config.model.dtype), use_safetensors=True, **options
+        )
+    except Exception as error:
+        raise SpftError(
+            f"No causal language model could be loaded from '{source}' ({_first_line(error)}). "
+            "It must be a transformers checkpoint with safetensors weights, or a hub id."
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise SpftError(f"The tokenizer of '{path}' has no end-of-sequence token; set eos_token.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    loaded = LanguageModel(model.to(device), tokenizer)
+    if is_adapter:
+        from peft import PeftModel
+
+        wrapped = PeftModel.from_pretrained(model, path, is_trainable=True)
+        return LanguageModel(wrapped, tokenizer, parent=source)
+    if new_adapter and config.lora.rank > 0:
+        from peft import LoraConfig, get_peft_model
+
+        adapter = LoraConfig(
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,
+            lora_dropout=config.lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        return LanguageModel(get_peft_model(model, adapter), tokenizer, parent=source)
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def save(language_model: LanguageModel, path: Path) -> None:
+    """Writes a checkpoint (safetensors) so that `path` holds all of it or nothing.
+
+    A full model becomes a plain `transformers` folder, an adapter a plain `peft` folder, each with
+    its tokenizer.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    language_model.model.save_pretrained(temporary)
+    language_model.tokenizer.save_pretrained(temporary)
+    with contextlib.suppress(FileNotFoundError):  # peft writes an empty model card
+        (temporary / "README.md").unlink()
+    for file in temporary.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)

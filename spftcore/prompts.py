@@ -1,0 +1,163 @@
+"""The one prompt renderer: training, synthesis and evaluation see the same bytes for one input."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from spftcore.config import PromptConfig
+from spftcore.databases import Catalogue, Database, Table
+from spftcore.linking import ValueIndex, ValueMatch
+
+_LITERAL = re.compile(r"'(?:[^']|'')*'|(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
+_FENCE = re.compile(r"```(?:sql|sqlite)?\s*(.*?)(?:```|$)", re.DOTALL | re.IGNORECASE)
+
+
+class PromptRenderer:
+    """Renders prompts for both directions, with one value index per database (built on first use).
+
+    Styles: `ddl` shows the whole schema with example values; `linked` only names the database
+    (for a small model trained on a fixed set of databases, whose weights hold the schema). Both
+    name the values of the database that the question mentions.
+    """
+
+    def __init__(self, config: PromptConfig, catalogue: Catalogue) -> None:
+        self._style = config.style
+        self._catalogue = catalogue
+        self._indexes: dict[str, ValueIndex] = {}
+        self._schema = lru_cache(maxsize=None)(self._render_schema)
+
+    def text_to_sql(self, question: str, database_id: str, evidence: str = "") -> str:
+        """The prompt whose completion is SQL."""
+        values = self._values(question, database_id)
+        if self._style == "linked":
+            # Lower case, because a model this small should not learn each word twice; values keep
+            # their case in the linked part.
+            parts = [database_id, values, evidence.lower(), question.lower()]
+            return " | ".join(part for part in parts if part) + " =>"
+        lines = [self._schema(database_id)]
+        if values:
+            lines.append(f"-- values in the database: {values}")
+        if evidence:
+            lines.append(f"-- hint: {evidence}")
+        lines.append(f"-- question: {question}")
+        lines.append("-- One SQLite query that answers the question:")
+        return "\n".join(lines) + "\n"
+
+    def sql_to_text(self, masked_sql: str, database_id: str) -> str:
+        """The prompt whose completion is a question; literals are masked (`mask_literals`)."""
+        if self._style == "linked":
+            return f"{database_id} | {masked_sql} =>"
+        lines = [
+            self._schema(database_id),
+            f"-- query: {masked_sql}",
+            "-- The question in English that this query answers"
+            " (keep value1, value2, … as they stand):",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def question(self, question: str) -> str:
+        """A question as the completion that the SQL-to-Text model learns."""
+        return question.lower() if self._style == "linked" else question
+
+    def _values(self, question: str, database_id: str) -> str:
+        index = self._indexes.get(database_id)
+        if index is None:
+            index = self._indexes[database_id] = ValueIndex(self._catalogue[database_id])
+        return ", ".join(_condition(match) for match in index.link(question))
+
+    def _render_schema(self, database_id: str) -> str:
+        database = self._catalogue[database_id]
+        return "\n".join(_create_table(database, table) for table in database.tables)
+
+
+def _condition(match: ValueMatch) -> str:
+    # Spelled as in SQL, so that the model can copy the condition token by token.
+    value = match.value.replace("'", "''")
+    return f"{match.table}.{match.column} = '{value}'"
+
+
+def _create_table(database: Database, table: Table) -> str:
+    keys = {
+        key.column.lower(): f" references {key.ref_table} ({key.ref_column})"
+        for key in database.foreign_keys
+        if key.table.lower() == table.name.lower()
+    }
+    lines = []
+    for column in table.columns:
+        line = f"  {column.name} {column.declared_type.lower() or column.kind}"
+        if column.primary_key:
+            line += " primary key"
+        line += keys.get(column.name.lower(), "") + ","
+        notes = []
+        if column.natural_name and column.natural_name != column.name.lower():
+            notes.append(column.natural_name)
+        if column.examples and not column.primary_key:
+            notes.append("e.g. " + ", ".join(repr(value) for value in column.examples))
+        if notes:
+            line += " -- " + "; ".join(notes)
+        lines.append(line)
+    return "\n".join([f"create table {table.name} (", *lines, ");"])
+
+
+# -- literals in the SQL-to-Text direction ----------------------------------------------------
+
+
+def spoken(literal: str) -> str:
+    """A SQL literal as a question writes it: without quotes and without LIKE's wildcards."""
+    if literal.startswith("'"):
+        return literal[1:-1].replace("''", "'").strip("%")
+    return literal
+
+
+def mask_literals(sql: str, question: str | None = None) -> tuple[str, str, list[str]]:
+    """Replaces literals by `value1`, `value2`, … so that a model need not copy them.
+
+    With a question (training), a literal is masked in both only where the question writes it.
+    Without one (synthesis), all are masked but 0 and 1, which stand for truth values and
+    for "the most …" and are put into words.
+
+    Args:
+        sql: a query.
+        question: its question, if known.
+
+    Returns:
+        (masked SQL, masked question or '', the masked literals in order).
+    """
+    literals: list[str] = []
+    text = question or ""
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal text
+        literal = match.group()
+        if question is None:
+            if literal in ("0", "1") or not spoken(literal):
+                return literal
+        else:
+            said = re.escape(spoken(literal))
+            pattern = re.compile(rf"(?<![\w.]){said}(?![\w]|\.\d)", re.IGNORECASE)
+            if literal in ("0", "1") or not spoken(literal) or not pattern.search(text):
+                return literal
+            text = pattern.sub(f"value{len(literals) + 1}", text, count=1)
+        literals.append(literal)
+        return f"value{len(literals)}"
+
+    masked = _LITERAL.sub(replace, sql)
+    return masked, text, literals
+
+
+def unmask_question(question: str, literals: list[str]) -> str | None:
+    """Puts the literals back into a question; None when one was lost or invented."""
+    found = re.findall(r"value(\d+)", question)
+    if sorted(found, key=int) != [str(i + 1) for i in range(len(literals))]:
+        return None
+    return re.sub(r"value(\d+)", lambda m: spoken(literals[int(m.group(1)) - 1]), question)
+
+
+def parse_sql(completion: str) -> str:
+    """The SQL in a completion: out of a Markdown fence if there is one, up to the first `;` that
+    is not in a string, on one line."""
+    fence = _FENCE.search(completion)
+    text = fence.group(1) if fence else completion
+    text = re.split(r";(?=(?:[^']*'[^']*')*[^']*$)", text, maxsplit=1)[0]
+    return " ".join(text.split())

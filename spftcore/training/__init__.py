@@ -1,0 +1,1 @@
+"""The training step: batches of sequences, objectives, and the optimizer loop."""
