@@ -90,6 +90,11 @@ def linear_logprobs(
     else:
         alpha, cap = scale / softcap, softcap / temperature
     projection = _Projection(alpha, cap, _chunk_rows(weight, chunk_bytes))
+    if not torch.is_grad_enabled():
+        # An autograd function sees requires_grad, not the grad mode: without this, scoring under
+        # no_grad would form a gradient nobody reads.
+        hidden, weight = hidden.detach(), weight.detach()
+        bias = None if bias is None else bias.detach()
     with torch.autocast(device, enabled=False):
         return _LinearLogprobs.apply(hidden, weight, targets, bias, projection)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -179,8 +184,8 @@ def _trained_backward(
     # The head's gradient sums over chunks: in fp32, so that bf16 does not round once per chunk.
     summed = _accurate(weight.dtype) if rows > projection.rows else weight.dtype
     grad_hidden = hidden.new_empty(hidden.shape) if need_hidden else None
-    grad_weight = torch.zeros_like(weight, dtype=summed) if need_weight else None
-    grad_bias = torch.zeros_like(weight[:, 0], dtype=summed) if need_bias else None
+    grad_weight = weight.new_empty(weight.shape, dtype=summed) if need_weight else None
+    grad_bias = weight.new_zeros(weight.shape[0], dtype=summed) if need_bias else None
     buffer = _chunk_buffer(hidden, weight, projection) if kept is None else kept
     for part in _chunks(rows, projection.rows):
         if kept is None:
@@ -196,14 +201,18 @@ def _trained_backward(
             torch.mul(grad_hidden[part], coefficient, out=grad_hidden[part])
         if grad_weight is not None:
             narrow = (hidden[part] * coefficient).to(hidden.dtype)
+            first = part.start == 0
             if summed == hidden.dtype:
-                grad_weight.addmm_(logits.t(), narrow)
+                beta = 0.0 if first else 1.0
+                torch.addmm(grad_weight, logits.t(), narrow, beta=beta, out=grad_weight)
+            elif first:
+                grad_weight.copy_(logits.t() @ narrow)
             else:
                 grad_weight += logits.t() @ narrow
         if grad_bias is not None:
             grad_bias += torch.mv(logits.t(), coefficient[:, 0].to(logits.dtype))
     if grad_weight is not None:
-        grad_weight = grad_weight.to(weight.dtype)
+        grad_weight = grad_weight.to(weight.dtype) if rows else grad_weight.zero_()
     if grad_bias is not None:
         grad_bias = grad_bias.to(weight.dtype)
     return grad_hidden, grad_weight, None, grad_bias, None
