@@ -201,14 +201,7 @@ def _trained_backward(
             torch.mul(grad_hidden[part], coefficient, out=grad_hidden[part])
         if grad_weight is not None:
             narrow = (hidden[part] * coefficient).to(hidden.dtype)
-            first = part.start == 0
-            if summed == hidden.dtype:
-                beta = 0.0 if first else 1.0
-                torch.addmm(grad_weight, logits.t(), narrow, beta=beta, out=grad_weight)
-            elif first:
-                grad_weight.copy_(logits.t() @ narrow)
-            else:
-                grad_weight += logits.t() @ narrow
+            _add_outer(grad_weight, logits, narrow, first=part.start == 0)
         if grad_bias is not None:
             grad_bias += torch.mv(logits.t(), coefficient[:, 0].to(logits.dtype))
     if grad_weight is not None:
@@ -249,6 +242,17 @@ def _project_back(
         torch.mul(out, factor[:, None] * alpha, out=out)
     elif alpha != 1.0:
         out.mul_(alpha)
+
+
+def _add_outer(total: Tensor, logits: Tensor, narrow: Tensor, *, first: bool) -> None:
+    """total [V, H] += logits^T narrow, or = where `first`; total may be wider than the factors."""
+    if total.dtype != logits.dtype and logits.is_cuda:
+        product = torch.mm(logits.t(), narrow, out_dtype=total.dtype)
+        total.copy_(product) if first else total.add_(product)
+        return
+    # A CPU product rounds its result to the factors' dtype, so the factors are widened instead.
+    left, right = logits.t().to(total.dtype), narrow.to(total.dtype)
+    torch.addmm(total, left, right, beta=0.0 if first else 1.0, out=total)
 
 
 def _chunk_rows(weight: Tensor, chunk_bytes: int | None) -> int:
