@@ -18,10 +18,11 @@ Neither depends on the loss, which enters as one coefficient per token. Hence:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from spftcore.errors import SpftError
 from spftcore.kernels.checks import check_head
@@ -96,7 +97,8 @@ def linear_logprobs(
         hidden, weight = hidden.detach(), weight.detach()
         bias = None if bias is None else bias.detach()
     with torch.autocast(device, enabled=False):
-        return _LinearLogprobs.apply(hidden, weight, targets, bias, projection)  # type: ignore[no-untyped-call, no-any-return]
+        logprobs: Tensor = _LinearLogprobs.apply(hidden, weight, targets, bias, projection)
+    return logprobs
 
 
 def linear_logprobs_reference(
@@ -113,9 +115,7 @@ def linear_logprobs_reference(
     logits = torch.nn.functional.linear(hidden, weight, bias)
     if softcap is None:
         return target_logprobs_reference(logits * (scale / temperature), targets, None)
-    return target_logprobs_reference(
-        logits * (scale / softcap), targets, softcap / temperature
-    )
+    return target_logprobs_reference(logits * (scale / softcap), targets, softcap / temperature)
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -123,16 +123,16 @@ class _LinearLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
         bias: Tensor | None,
         projection: _Projection,
     ) -> Tensor:
-        need_hidden, need_weight, _, need_bias, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
-        ctx.projection = projection  # type: ignore[attr-defined]
-        ctx.trained_head = need_weight or need_bias  # type: ignore[attr-defined]
+        need_hidden, need_weight, _, need_bias, _ = ctx.needs_input_grad
+        ctx.projection = projection
+        ctx.trained_head = need_weight or need_bias
         rows = hidden.shape[0]
         keep = (need_weight or need_bias) and rows <= projection.rows
         project = need_hidden and not (need_weight or need_bias)
@@ -155,10 +155,10 @@ class _LinearLogprobs(torch.autograd.Function):
         return logprobs
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # type: ignore[attr-defined]
-        if not ctx.trained_head:  # type: ignore[attr-defined]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        if not ctx.trained_head:
             (gradient,) = saved
             scaled = torch.empty_like(gradient)
             torch.mul(gradient, grad[:, None], out=scaled)
@@ -167,7 +167,7 @@ class _LinearLogprobs(torch.autograd.Function):
 
 
 def _trained_backward(
-    ctx: FunctionCtx,
+    ctx: Any,
     grad: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -177,8 +177,8 @@ def _trained_backward(
     kept_factor: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of hidden, weight and bias; each chunk's logits are kept or formed again."""
-    need_hidden, need_weight, _, need_bias, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
-    projection: _Projection = ctx.projection  # type: ignore[attr-defined]
+    need_hidden, need_weight, _, need_bias, _ = ctx.needs_input_grad
+    projection: _Projection = ctx.projection
     alpha = projection.alpha
     rows = hidden.shape[0]
     # The head's gradient sums over chunks: in fp32, so that bf16 does not round once per chunk.

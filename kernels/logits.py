@@ -72,9 +72,7 @@ def _target_logprobs_torch_(
     return logprobs, factor
 
 
-def _block_(
-    z: Tensor, index: Tensor, cap: float | None, gradient: bool
-) -> tuple[Tensor, Tensor]:
+def _block_(z: Tensor, index: Tensor, cap: float | None, gradient: bool) -> tuple[Tensor, Tensor]:
     """Rows [b, V] in fp32 or fp64: log-probs [b] and the factor [b]; z holds the gradient after.
 
     With m the row's maximum, z becomes exp(z - m) off the target and -rest at the target, so that
