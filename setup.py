@@ -63,14 +63,17 @@ def compiler_command() -> list[str]:
 def missing_prerequisite() -> str | None:
     """One sentence on the first thing the compilation lacks, with the Debian package; or None."""
     compiler = compiler_command()
-    includes = [f"-I{sysconfig.get_path('include')}"]
+    flags = [
+        f"-I{sysconfig.get_path('include')}",
+        *shlex.split(os.environ.get("CPPFLAGS", "")),
+        *shlex.split(os.environ.get("CXXFLAGS", "")),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for source, what, package in PROBES:
             probe = Path(folder) / "probe.cpp"
             probe.write_text(source, encoding="ascii")
-            command = [*compiler, "-std=c++20", *includes, *shlex.split(os.environ.get("CPPFLAGS", "")),
-                       *shlex.split(os.environ.get("CXXFLAGS", "")), "-c", str(probe),
-                       "-o", str(Path(folder) / "probe.o")]  # fmt: skip
+            target = str(Path(folder) / "probe.o")
+            command = [*compiler, "-std=c++20", *flags, "-c", str(probe), "-o", target]
             try:
                 built = subprocess.run(command, capture_output=True, check=False).returncode == 0
             except OSError:

@@ -32,7 +32,8 @@ extern "C" __attribute__((visibility("default"))) int sqlite3_spftexecutor_init(
         return SQLITE_ERROR;
     }
     if (api->libversion_number() < spft::kOldestSqlite) {
-        *error = api->mprintf("the executor needs SQLite 3.38 or newer, found %s", api->libversion());
+        *error =
+            api->mprintf("the executor needs SQLite 3.38 or newer, found %s", api->libversion());
         return SQLITE_ERROR;
     }
     SQLITE_EXTENSION_INIT2(api);

@@ -1,0 +1,144 @@
+// Digests of rows under the equality of the `bag` comparison; the rules stand in the header.
+#include "digest.h"
+
+#include <array>
+#include <bit>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+
+namespace spft {
+namespace {
+
+constexpr uint64_t kKey0 = 0x0706050403020100ULL;
+constexpr uint64_t kKey1 = 0x0f0e0d0c0b0a0908ULL;
+
+struct SipState {
+    uint64_t v0, v1, v2, v3;
+
+    void round() {
+        v0 += v1;
+        v1 = std::rotl(v1, 13) ^ v0;
+        v0 = std::rotl(v0, 32);
+        v2 += v3;
+        v3 = std::rotl(v3, 16) ^ v2;
+        v0 += v3;
+        v3 = std::rotl(v3, 21) ^ v0;
+        v2 += v1;
+        v1 = std::rotl(v1, 17) ^ v2;
+        v2 = std::rotl(v2, 32);
+    }
+
+    void absorb(uint64_t word) {
+        v3 ^= word;
+        round();
+        v0 ^= word;
+    }
+
+    uint64_t squeeze() {
+        for (int i = 0; i < 3; ++i) round();
+        return v0 ^ v1 ^ v2 ^ v3;
+    }
+};
+
+constexpr char kNull = 'n';
+constexpr char kInteger = 'i';
+constexpr char kReal = 'r';
+constexpr char kText = 't';
+constexpr char kBlob = 'b';
+
+// 2^63: the first double above every 64-bit integer.
+constexpr double kTwo63 = 9223372036854775808.0;
+constexpr double kTenTo12 = 1e12;
+
+}  // namespace
+
+Digest siphash128(const void* data, size_t size) {
+    SipState s{kKey0 ^ 0x736f6d6570736575ULL, kKey1 ^ 0x646f72616e646f6dULL ^ 0xee,
+               kKey0 ^ 0x6c7967656e657261ULL, kKey1 ^ 0x7465646279746573ULL};
+    const auto* bytes = static_cast<const unsigned char*>(data);
+    const size_t whole = size & ~size_t{7};
+    for (size_t i = 0; i < whole; i += 8) {
+        uint64_t word;
+        std::memcpy(&word, bytes + i, 8);
+        s.absorb(word);
+    }
+    uint64_t last = static_cast<uint64_t>(size) << 56;
+    for (size_t i = whole; i < size; ++i) last |= uint64_t{bytes[i]} << (8 * (i - whole));
+    s.absorb(last);
+    s.v2 ^= 0xee;
+    Digest result;
+    result.low = s.squeeze();
+    s.v1 ^= 0xdd;
+    result.high = s.squeeze();
+    return result;
+}
+
+void RowEncoder::number(char tag, int64_t value) {
+    char packed[9];
+    packed[0] = tag;
+    std::memcpy(packed + 1, &value, 8);
+    bytes_.append(packed, sizeof packed);
+}
+
+void RowEncoder::null() { bytes_.push_back(kNull); }
+
+void RowEncoder::integer(int64_t value) { number(kInteger, value); }
+
+void RowEncoder::real(double value) {
+    if (value >= -kTwo63 && value < kTwo63 && value == std::trunc(value)) {
+        number(kInteger, static_cast<int64_t>(value));
+        return;
+    }
+    // 11 digits behind the point of the mantissa: 12 significant ones.
+    std::array<char, 40> decimal;
+    const auto end = std::to_chars(decimal.data(), decimal.data() + decimal.size(), value,
+                                   std::chars_format::scientific, 11)
+                         .ptr;
+    if (std::fabs(value) < kTenTo12) {
+        double rounded = 0.0;
+        std::from_chars(decimal.data(), end, rounded);
+        if (rounded == std::trunc(rounded) && std::fabs(rounded) < kTenTo12) {
+            number(kInteger, static_cast<int64_t>(rounded));
+            return;
+        }
+    }
+    bytes_.push_back(kReal);
+    bytes_.push_back(static_cast<char>(end - decimal.data()));
+    bytes_.append(decimal.data(), end);
+}
+
+void RowEncoder::text(const void* data, size_t size, bool fold_case, bool trim_right) {
+    const char* bytes = static_cast<const char*>(data);
+    if (trim_right) {
+        while (size > 0 && bytes[size - 1] == ' ') --size;
+    }
+    number(kText, static_cast<int64_t>(size));
+    const size_t start = bytes_.size();
+    if (size > 0) bytes_.append(bytes, size);
+    if (fold_case) {
+        for (size_t i = start; i < bytes_.size(); ++i) {
+            if (bytes_[i] >= 'A' && bytes_[i] <= 'Z') bytes_[i] = static_cast<char>(bytes_[i] + 32);
+        }
+    }
+}
+
+void RowEncoder::blob(const void* data, size_t size) {
+    number(kBlob, static_cast<int64_t>(size));
+    if (size > 0) bytes_.append(static_cast<const char*>(data), size);
+}
+
+std::string fingerprint(const Digest& bag, int64_t rows, int32_t columns) {
+    const std::array<uint64_t, 4> packed{bag.low, bag.high, static_cast<uint64_t>(rows),
+                                         static_cast<uint64_t>(columns)};
+    const Digest mixed = siphash128(packed.data(), sizeof packed);
+    static constexpr char kHex[] = "0123456789abcdef";
+    std::string text(32, '0');
+    for (int i = 0; i < 16; ++i) {
+        text[static_cast<size_t>(i)] = kHex[(mixed.high >> (60 - 4 * i)) & 15];
+        text[static_cast<size_t>(16 + i)] = kHex[(mixed.low >> (60 - 4 * i)) & 15];
+    }
+    return text;
+}
+
+}  // namespace spft
