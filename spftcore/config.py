@@ -28,7 +28,7 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    name: str = Field("demo", description="the run lives in DIRECTORY/NAME")
+    name: str | None = Field(None, description="the run lives in DIRECTORY/NAME")
     directory: Path = Field(Path("runs"), description="folder that holds all runs")
     seed: int = Field(1, description="seed of everything that is random")
     workers: int = Field(0, ge=0, description="stages run side by side (0: two on a CPU, else one)")
@@ -140,6 +140,7 @@ class Config(Section):
 
     @property
     def run_directory(self) -> Path:
+        assert self.run.name is not None, "settings() names every run"
         return self.run.directory / self.run.name
 
     def to_yaml(self) -> str:

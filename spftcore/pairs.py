@@ -124,10 +124,22 @@ def question_key(question: str) -> str:
     return " ".join(w for w in words if w not in _STOP_WORDS)
 
 
-_STOP_WORDS = frozenset(
-    ["a", "an", "the", "of", "for", "in", "is", "are", "do", "does", "we", "have", "there"]
-    + ["what", "which", "show", "me"]
-)
+_STOP_WORDS = {
+    "a",
+    "an",
+    "the",
+    "of",
+    "for",
+    "in",
+    "is",
+    "are",
+    "do",
+    "does",
+    "we",
+    "have",
+    "there",
+}
+_STOP_WORDS |= {"what", "which", "show", "me"}
 
 
 def split_pairs(

@@ -27,7 +27,8 @@ create table if not exists stages (
     name text primary key, finished_at real not null, seconds real not null, result text not null
 ) without rowid;
 create table if not exists databases (
-    id text primary key, path text not null, tables integer not null, rows integer not null
+    id text primary key, stage text not null, path text not null, tables integer not null,
+    rows integer not null
 ) without rowid;
 create table if not exists pairs (
     id text primary key, stage text not null, database text not null, question text not null,
@@ -36,8 +37,8 @@ create table if not exists pairs (
 ) without rowid;
 create index if not exists pairs_by_stage on pairs (stage, split);
 create table if not exists excluded_pairs (
-    id text primary key, database text not null, split text not null, cause text not null,
-    message text not null
+    id text primary key, stage text not null, database text not null, split text not null,
+    cause text not null, message text not null
 ) without rowid;
 create table if not exists templates (
     stage text not null, id text not null, text text not null, weight real not null,
@@ -69,6 +70,8 @@ create table if not exists events (at real not null, stage text not null, text t
 
 # Tables whose rows belong to one stage and are written anew when the stage is repeated.
 _STAGE_TABLES = (
+    "databases",
+    "excluded_pairs",
     "pairs",
     "templates",
     "rejections",
@@ -104,6 +107,14 @@ class StageWriter:
 
     def _add(self, table: str, *values: Any) -> None:
         self.rows.append((table, values))
+
+    def database(self, identifier: str, path: str, tables: int, rows: int) -> None:
+        self._add("databases", identifier, self.stage, path, tables, rows)
+
+    def excluded(self, pair: Pair, cause: str, message: str) -> None:
+        """A pair that is left out of the run, and why."""
+        values = (pair.database, pair.split, cause, message)
+        self._add("excluded_pairs", pair.id, self.stage, *values)
 
     def pairs(self, pairs: Iterable[Pair]) -> None:
         for p in pairs:

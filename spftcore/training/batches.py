@@ -49,7 +49,11 @@ class Batch:
 def collate(sequences: Sequence[TokenSequence], pad_id: int, device: torch.device) -> Batch:
     """Builds a batch on `device`."""
     longest = max(len(s) for s in sequences)
-    ids, masks, positions, targets, borders = [], [], [], [], [0]
+    ids: list[list[int]] = []
+    masks: list[list[int]] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    borders = [0]
     for row, s in enumerate(sequences):
         padding = longest - len(s)
         ids.append([*s.prompt, *s.completion, *([pad_id] * padding)])

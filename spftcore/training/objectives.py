@@ -13,7 +13,7 @@ from spftcore.losses import LossConfig, completion_nll, preference_loss
 from spftcore.models import LanguageModel
 from spftcore.training.batches import TokenSequence, collate, completion_logprobs
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", contravariant=True)
 
 
 class Objective(Protocol, Generic[Item]):

@@ -1,0 +1,285 @@
+"""Runs the stages of a plan in worker processes, side by side where they are independent.
+
+Workers are spawned (never forked: open SQLite connections do not survive a fork), live as long as
+the run, and end with their parent. A stage is complete when its transaction is in the run store;
+anything else is repeated on resume.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import sqlite3
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spftcore.config import Config
+from spftcore.errors import SpftError
+from spftcore.stages.plan import Stage, plan
+from spftcore.store import Store
+
+PROGRESS_SECONDS = 0.2  # how often a worker reports, at most
+LOCK_SECONDS = 15.0  # how long the workers of a killed run may take to notice
+
+
+# -- locks --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def run_lock(directory: Path) -> Iterator[None]:
+    """Holds a run's directory for this process.
+
+    Raises:
+        SpftError: another process works on the run.
+    """
+    with (directory / ".lock").open("w") as handle:
+        _lock(handle, fcntl.LOCK_EX, 0.0, directory)
+        # A run that was killed leaves workers behind for a moment: wait until they are gone.
+        with (directory / ".workers").open("w") as workers:
+            _lock(workers, fcntl.LOCK_EX, LOCK_SECONDS, directory)
+        yield
+
+
+def _lock(handle: IO[str], kind: int, patience: float, directory: Path) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() >= deadline:
+                raise SpftError(
+                    f"Another process is working on the run in {directory}. Wait for it, stop it, "
+                    "or choose another --run.name."
+                ) from None
+            time.sleep(0.1)
+
+
+# -- the worker's side --------------------------------------------------------------------------
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(
+    config: Config, directory: Path, databases: Path, threads: int, messages: Any
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    lock = (directory / ".workers").open("w")
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    _worker.update(
+        config=config,
+        directory=directory,
+        databases=databases,
+        messages=messages,
+        lock=lock,
+        store=Store(directory / "run.sqlite"),
+        stages={stage.name: stage for stage in plan(config)},
+    )
+
+
+def _run_stage(name: str) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from spftcore.stages.context import RunContext
+
+    last = 0.0
+
+    def progress(done: int, total: int, text: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_SECONDS or done == total:
+            last = now
+            _worker["messages"].put((name, done, total, text))
+
+    directory, store = _worker["directory"], _worker["store"]
+    context = RunContext(_worker["config"], directory, store, _worker["databases"], progress)
+    try:
+        with store.stage(name) as stage:
+            _worker["stages"][name].run(context, stage)
+        with SummaryWriter(str(directory / "tensorboard" / name)) as events:
+            for step, metric, value in store.query(
+                "select step, name, value from metrics where stage = ?", (name,)
+            ):
+                events.add_scalar(f"train/{metric}", value, step)
+    except SpftError:
+        raise
+    except OSError as error:
+        raise _as_disk_error(error, directory, error.errno == errno.ENOSPC) from None
+    except sqlite3.OperationalError as error:
+        raise _as_disk_error(error, directory, "full" in str(error)) from None
+    except BaseException:
+        (directory / "error.log").write_text(traceback.format_exc())
+        raise
+
+
+def _as_disk_error(error: Exception, directory: Path, full: bool) -> SpftError:
+    if full:
+        return SpftError(
+            f"The disk that holds {directory} is full. Free some space and go on with --resume; "
+            "finished stages are kept."
+        )
+    (directory / "error.log").write_text("".join(traceback.format_exception(error)))
+    return SpftError(f"{error}. Details are in {directory / 'error.log'}; go on with --resume.")
+
+
+# -- the parent's side --------------------------------------------------------------------------
+
+
+def workers_and_threads(config: Config) -> tuple[int, int]:
+    """How many worker processes, and threads in each."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    workers = config.run.workers
+    if workers == 0:
+        import torch
+
+        on_gpu = config.run.device == "cuda" or (
+            config.run.device == "auto" and torch.cuda.is_available()
+        )
+        workers = 1 if on_gpu else min(2, cores)
+    return workers, config.run.threads or max(1, cores // workers)
+
+
+def run_stages(
+    config: Config, directory: Path, databases: Path, store: Store, console: Console
+) -> None:
+    """Runs every stage that is not complete.
+
+    Raises:
+        SpftError: a stage failed; what other stages finished is kept.
+        KeyboardInterrupt: stopped by the user; likewise.
+    """
+    stages = plan(config)
+    finished = store.finished()
+    waiting = [stage for stage in stages if stage.name not in finished]
+    if not waiting:
+        return
+    workers, threads = workers_and_threads(config)
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(config, directory, databases, threads, messages),
+    )
+    display = _Display(console, len(stages), len(finished & {s.name for s in stages}))
+    running: dict[Future[None], Stage] = {}
+    try:
+        with display:
+            while waiting or running:
+                for stage in list(waiting):
+                    if len(running) < workers and finished.issuperset(stage.needs):
+                        waiting.remove(stage)
+                        running[pool.submit(_run_stage, stage.name)] = stage
+                        display.started(stage.name)
+                done, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
+                display.update(messages)
+                for future in done:
+                    stage = running.pop(future)
+                    _raise_failure(future, stage, directory)
+                    finished.add(stage.name)
+                    display.finished(stage.name, store)
+    finally:
+        # Workers of unfinished stages are killed: their stage is repeated on resume.
+        for process in list((pool._processes or {}).values()):
+            if running:
+                process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _raise_failure(future: Future[None], stage: Stage, directory: Path) -> None:
+    error = future.exception()
+    if error is None:
+        return
+    if isinstance(error, SpftError):
+        raise SpftError(f"Stage {stage.name}: {error}")
+    if isinstance(error, BrokenProcessPool):
+        raise SpftError(
+            f"The worker of stage {stage.name} died, most likely for lack of memory. Lower "
+            "--run.workers or the batch sizes, and go on with --resume."
+        )
+    raise SpftError(
+        f"Stage {stage.name} failed: {type(error).__name__}: {error}. Details are in "
+        f"{directory / 'error.log'}; go on with --resume."
+    )
+
+
+class _Display:
+    """Progress bars on a terminal; one line per finished stage elsewhere."""
+
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:<20}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._all = self._bars.add_task("stages", total=total, completed=done, text="")
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Display:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def started(self, name: str) -> None:
+        self._tasks[name] = self._bars.add_task(name, total=None, text="starting")
+
+    def update(self, messages: Any) -> None:
+        while True:
+            try:
+                name, done, total, text = messages.get_nowait()
+            except queue.Empty:
+                return
+            if name in self._tasks:
+                self._bars.update(self._tasks[name], completed=done, total=total, text=text)
+
+    def finished(self, name: str, store: Store) -> None:
+        self._bars.remove_task(self._tasks.pop(name))
+        self._bars.advance(self._all)
+        result = ", ".join(
+            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in store.result(name).items()
+            if not key.endswith("path")
+        )
+        self._console.print(f"{name:<20} {store.seconds()[name]:6.1f} s  {result}", highlight=False)

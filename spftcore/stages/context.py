@@ -1,0 +1,215 @@
+"""What every stage works with: settings, store, catalogue, and the steps stages share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from spftcore import models
+from spftcore.config import Config, TrainConfig
+from spftcore.databases import Catalogue
+from spftcore.models import LanguageModel
+from spftcore.pairs import Pair
+from spftcore.prompts import PromptRenderer, parse_sql
+from spftcore.rollout import hf
+from spftcore.store import Answer, StageWriter, Store
+from spftcore.training.batches import TokenSequence
+from spftcore.training.loop import fit
+from spftcore.training.objectives import Objective
+from spftcore.verify import Executor, Limits, Verdict
+
+Progress = Callable[[int, int, str], None]
+METRICS_PER_STAGE = 100  # training curves keep about so many points
+
+
+@dataclass
+class RunContext:
+    """One process's view of a run.
+
+    Attributes:
+        config: resolved settings.
+        directory: the run's folder.
+        store: this process's connection to the run store.
+        databases: folder of the SQLite files.
+        progress: called with (done, total, text) of the stage at work.
+    """
+
+    config: Config
+    directory: Path
+    store: Store
+    databases: Path
+    progress: Progress
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        return Catalogue.open(self.databases, self.config.data.tables_json)
+
+    @cached_property
+    def renderer(self) -> PromptRenderer:
+        return PromptRenderer(self.config.prompt, self.catalogue)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return models.pick_device(self.config)
+
+    @cached_property
+    def executor(self) -> Executor:
+        limits = Limits(steps=self.config.limits.steps, seconds=self.config.limits.seconds)
+        return Executor(threads=torch.get_num_threads(), limits=limits)
+
+    def seed(self, *names: object) -> int:
+        """A seed for one purpose, from the run's seed and the purpose's name."""
+        text = ":".join(str(name) for name in (self.config.run.seed, *names))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def checkpoint(self, name: str) -> Path:
+        """Where a stage saves a model."""
+        return self.directory / "checkpoints" / name
+
+    def load(self, path: str | Path, *, new_adapter: bool = False) -> LanguageModel:
+        return models.load(path, self.config, device=self.device, new_adapter=new_adapter)
+
+    # -- encoding ------------------------------------------------------------------------------
+
+    def encode_prompt(self, model: LanguageModel, prompt: str) -> tuple[int, ...]:
+        """Token ids of a prompt, through the chat template where there is one."""
+        tokenizer = model.tokenizer
+        if self.config.model.chat_template and tokenizer.chat_template:
+            message = [{"role": "user", "content": prompt}]
+            return tuple(
+                tokenizer.apply_chat_template(
+                    message, add_generation_prompt=True, return_dict=False
+                )
+            )
+        return tuple(tokenizer(prompt)["input_ids"])
+
+    def encode(self, model: LanguageModel, prompt: str, completion: str) -> TokenSequence:
+        """Prompt and completion encoded apart (no token may span the border), ended by eos."""
+        ids = model.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        return TokenSequence(
+            self.encode_prompt(model, prompt), (*ids, model.tokenizer.eos_token_id)
+        )
+
+    def within_limits(self, sequence: TokenSequence) -> bool:
+        """Whether a sequence may be trained on; the ones that may not are counted by cause."""
+        limits = self.config.prompt
+        if len(sequence.prompt) > limits.max_prompt_tokens:
+            cause = "prompt too long"
+        elif len(sequence.completion) > limits.max_completion_tokens:
+            cause = "completion too long"
+        else:
+            return True
+        self.dropped[cause] = self.dropped.get(cause, 0) + 1
+        return False
+
+    def text_to_sql_sequences(
+        self, model: LanguageModel, pairs: Iterable[Pair]
+    ) -> list[TokenSequence]:
+        """Pairs as training sequences; those over the limits are dropped and counted."""
+        sequences = [self.text_to_sql_sequence(model, pair, pair.sql) for pair in pairs]
+        return [sequence for sequence in sequences if self.within_limits(sequence)]
+
+    def text_to_sql_sequence(self, model: LanguageModel, pair: Pair, sql: str) -> TokenSequence:
+        """A pair's prompt with `sql` as its completion."""
+        return self.encode(model, self._prompt(pair), sql)
+
+    def _prompt(self, pair: Pair) -> str:
+        return self.renderer.text_to_sql(pair.question, pair.database, pair.evidence)
+
+    # -- steps that stages share ---------------------------------------------------------------
+
+    def train(
+        self,
+        stage: StageWriter,
+        model: LanguageModel,
+        items: Sequence[object],
+        objective: Objective,
+        settings: TrainConfig,
+        *,
+        dropout: bool,
+    ) -> None:
+        """Trains in place, records the curve, and reports progress."""
+        every = max(1, settings.steps // METRICS_PER_STAGE)
+
+        def report(step: int, statistics: Mapping[str, float]) -> None:
+            if step % every == 0 or step == settings.steps:
+                for name, value in statistics.items():
+                    stage.metric(step, name, value)
+            shown = [f"loss {statistics['loss']:.3f}"]
+            if "margin" in statistics:
+                shown.append(f"margin {statistics['margin']:+.2f}")
+            shown.append(f"{statistics['tokens/s']:,.0f} tokens/s")
+            self.progress(step, settings.steps, ", ".join(shown))
+
+        seed = self.seed(stage.stage)
+        fit(model, items, objective, settings, seed=seed, dropout=dropout, report=report)
+        if self.dropped:
+            stage.rejections("train", self.dropped)
+            self.dropped = {}
+
+    def generate(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[str],
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Completions as text. A prompt over the limit gets an empty completion."""
+        limits = self.config.prompt
+        encoded = [self.encode_prompt(model, prompt) for prompt in prompts]
+        kept = [i for i, ids in enumerate(encoded) if len(ids) <= limits.max_prompt_tokens]
+        completions = hf.generate(
+            model,
+            [encoded[i] for i in kept],
+            max_new_tokens=limits.max_completion_tokens,
+            batch_size=self.config.generation.batch_size,
+            temperature=temperature,
+            seed=seed,
+            report=lambda done: self.progress(done, len(kept), "generating"),
+        )
+        texts = [""] * len(prompts)
+        for i, ids in zip(kept, completions, strict=True):
+            texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True)
+        return texts
+
+    def answer(
+        self,
+        model: LanguageModel,
+        candidate: str,
+        pairs: Sequence[Pair],
+        *,
+        empty_proves: bool = False,
+    ) -> list[Answer]:
+        """A candidate's greedy SQL for each pair's question, judged by execution.
+
+        Args:
+            model: the candidate.
+            candidate: its name, for the record.
+            pairs: questions and golds.
+            empty_proves: whether an empty result that equals an empty gold is right, as the
+                benchmarks count it; otherwise it is unjudged, since nothing can be learned from it.
+        """
+        texts = self.generate(model, [self._prompt(pair) for pair in pairs])
+        queries = [parse_sql(text) for text in texts]
+        items = [
+            (self.catalogue[pair.database].path, pair.sql, [sql])
+            for pair, sql in zip(pairs, queries, strict=True)
+        ]
+        answers = []
+        for pair, sql, (judged,) in zip(pairs, queries, self.executor.verify(items), strict=True):
+            verdict = judged.verdict
+            message = judged.candidate.message or judged.reason
+            if verdict is Verdict.RIGHT and judged.both_empty and not empty_proves:
+                verdict, message = Verdict.UNJUDGED, "both results are empty"
+            status = judged.candidate.status.name.lower()
+            answers.append(Answer(pair.id, candidate, sql, status, verdict.name.lower(), message))
+        return answers

@@ -1,0 +1,183 @@
+"""The first stage: reads databases and pairs, runs every gold, and extracts templates."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+from spftcore.config import Config
+from spftcore.errors import SpftError, UsageError
+from spftcore.pairs import Pair, read_pairs, split_pairs
+from spftcore.stages.context import RunContext
+from spftcore.store import StageWriter
+from spftcore.synthesis import TemplateError, TemplatePool, canonical, extract, normalise_sql
+
+SPLIT_OFF = 0.15  # share of the seeds that becomes a test set when none is given
+
+
+def is_demo(config: Config) -> bool:
+    """Whether the run uses the embedded databases.
+
+    Raises:
+        UsageError: pairs without databases, or databases without pairs.
+    """
+    data = config.data
+    if data.databases is None and data.pairs is None:
+        return True
+    if data.databases is None:
+        raise UsageError("--data.pairs needs --data.databases: the folder of SQLite files.")
+    if data.pairs is None:
+        raise UsageError(
+            "--data.databases needs --data.pairs: some question-SQL pairs from which templates and "
+            "the first question writer are learned (JSONL with database, question, sql)."
+        )
+    return False
+
+
+def databases_folder(config: Config, directory: Path) -> Path:
+    """The folder of databases; the embedded ones are built in the run's folder on first use."""
+    if config.data.databases is not None:
+        return config.data.databases
+    folder = directory / "databases"
+    folder.mkdir(parents=True, exist_ok=True)
+    for script in sorted(files("spftcore.demo").joinpath("databases").iterdir(), key=str):
+        target = folder / f"{Path(script.name).stem}.sqlite"
+        if script.name.endswith(".sql") and not target.exists():
+            partial = target.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            connection = sqlite3.connect(partial)
+            connection.executescript(script.read_text(encoding="utf-8"))
+            connection.close()
+            partial.rename(target)
+    return folder
+
+
+def _read(config: Config) -> tuple[list[Pair], list[Pair]]:
+    """(seeds, evaluation pairs), the latter with their split."""
+    data = config.data
+    if is_demo(config):
+        demo = Path(str(files("spftcore.demo")))
+        pairs, dev, test = demo / "seeds.jsonl", demo / "dev.jsonl", demo / "test.jsonl"
+        dev, test = data.dev or dev, data.test or test
+    else:
+        assert data.pairs is not None
+        pairs, dev, test = data.pairs, data.dev, data.test  # type: ignore[assignment]
+    held_out = []
+    for split, path in (("dev", dev), ("test", test)):
+        if path is not None:
+            held_out += read_pairs(path, source="benchmark", split=split)
+    return read_pairs(pairs, source="seed", split="train"), held_out
+
+
+def _sample(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
+    if 0 < limit < len(pairs):
+        keep = set(random.Random(seed).sample(range(len(pairs)), limit))
+        return [pair for i, pair in enumerate(pairs) if i in keep]
+    return pairs
+
+
+def prepare(context: RunContext, stage: StageWriter) -> None:
+    """Stores the checked pairs with their splits, and the templates of the seeds.
+
+    A pair of an unknown database, or whose gold does not run, is left out and kept in
+    `excluded_pairs` with the cause.
+
+    Raises:
+        SpftError: a file is unreadable, or no pair is left.
+    """
+    config = context.config
+    seeds, held_out = _read(config)
+    seeds = _checked(context, stage, seeds)
+    held_out = _checked(context, stage, held_out)
+    if not seeds:
+        raise SpftError(
+            f"None of the pairs in {config.data.pairs} can be used: every one names an unknown "
+            f"database or has a gold that does not run. Databases found in {context.databases}: "
+            f"{', '.join(list(context.catalogue)[:10])}."
+        )
+    if not held_out:
+        split = split_pairs(
+            seeds, {"test": SPLIT_OFF}, lambda p: _canonical(context, p), config.run.seed
+        )
+        seeds = [pair for pair in split if pair.split == "train"]
+        held_out = [replace(pair, source="benchmark") for pair in split if pair.split != "train"]
+    seeds = _sample(seeds, config.data.max_pairs, context.seed("max_pairs"))
+    by_split = [[p for p in held_out if p.split == split] for split in ("dev", "test")]
+    held_out = [
+        pair
+        for part in by_split
+        for pair in _sample(part, config.data.max_test, context.seed("max_test"))
+    ]
+    evaluated = {_canonical(context, pair) for pair in held_out}
+    overlap = sum(_canonical(context, pair) in evaluated for pair in seeds)
+    seeds = _in_one_style(context, seeds)
+    rejected: Counter[str] = Counter()
+    pool = TemplatePool()
+    for i, pair in enumerate(seeds):
+        context.progress(i + 1, len(seeds), "extracting templates")
+        try:
+            template = extract(pair.sql, context.catalogue[pair.database])
+        except TemplateError as error:
+            rejected[error.cause] += 1
+            continue
+        pool.add(template, pair.id)
+        seeds[i] = replace(pair, template=template.id)
+    if not len(pool):
+        raise SpftError(
+            "No template could be extracted from the seed pairs "
+            f"({', '.join(f'{cause}: {n}' for cause, n in rejected.most_common(3))})."
+        )
+    for template, weight in pool.items():
+        stage.template(template.id, template.text, weight, template.to_dict())
+    stage.rejections("template", rejected)
+    stage.pairs(seeds)
+    stage.pairs(held_out)
+    for name, database in context.catalogue.items():
+        rows = sum(table.rows for table in database.tables)
+        stage.database(name, str(database.path), len(database.tables), rows)
+    stage.result = {
+        "seeds": len(seeds),
+        "templates": len(pool),
+        "shared with evaluation": overlap,
+        **Counter(pair.split for pair in held_out),
+    }
+
+
+def _canonical(context: RunContext, pair: Pair) -> str:
+    return f"{pair.database}:{canonical(pair.sql, context.catalogue[pair.database])}"
+
+
+def _checked(context: RunContext, stage: StageWriter, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs whose database exists and whose gold runs; the others are recorded."""
+    known = [pair for pair in pairs if pair.database in context.catalogue]
+    for pair in pairs:
+        if pair.database not in context.catalogue:
+            stage.excluded(pair, "unknown database", f"no database '{pair.database}'")
+    outcomes = context.executor.execute(
+        [(context.catalogue[pair.database].path, pair.sql) for pair in known]
+    )
+    kept = []
+    for pair, outcome in zip(known, outcomes, strict=True):
+        if outcome.ran:
+            kept.append(pair)
+        else:
+            stage.excluded(pair, "gold does not run", outcome.message)
+    return kept
+
+
+def _in_one_style(context: RunContext, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with their SQL printed in one style, where that leaves its result as it was."""
+    styled = [normalise_sql(pair.sql, context.catalogue[pair.database]) for pair in pairs]
+    items = [
+        (context.catalogue[pair.database].path, pair.sql, [sql])
+        for pair, sql in zip(pairs, styled, strict=True)
+    ]
+    return [
+        replace(pair, sql=sql) if judged.verdict.name == "RIGHT" else pair
+        for pair, sql, (judged,) in zip(pairs, styled, context.executor.verify(items), strict=True)
+    ]

@@ -1,0 +1,206 @@
+"""Stage 2, self-play fine-tuning (SPFT-SQL §3.2, Algorithm 1), and the preference baselines.
+
+An iteration has two stages: the opponent answers the training questions and is judged by execution
+(`answers`), and the main model trains against these answers with the opponent's log-probs as
+reference (`train`). The baselines run through the same two functions with other settings.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from spftcore import models
+from spftcore.errors import SpftError
+from spftcore.losses import LossConfig, LossKind
+from spftcore.models import LanguageModel
+from spftcore.pairs import Pair
+from spftcore.stages.context import RunContext
+from spftcore.stages.vbi import rank, seeds, training_pairs
+from spftcore.store import Candidate, StageWriter
+from spftcore.training.batches import TokenSequence, collate, completion_logprobs, passes
+from spftcore.training.loop import TOKENS_PER_PASS
+from spftcore.training.objectives import Preference, PreferencePair
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Who plays whom: checkpoint folders, and names for the record."""
+
+    main: str
+    main_path: str
+    opponent: str
+    opponent_path: str
+
+
+def choose(candidates: list[Candidate]) -> Match | None:
+    """Main = the candidate with the highest accuracy on the ranking set, opponent = the lowest.
+
+    Among equals the later one is main and the earlier one is opponent. If best and worst are one
+    candidate, its predecessor is the opponent; with no predecessor there is no match (None).
+    """
+    by_accuracy = sorted(candidates, key=lambda c: (c.ranking_accuracy, c.id))
+    best, worst = by_accuracy[-1], by_accuracy[0]
+    if best.id == worst.id:
+        parents = [c for c in candidates if c.id == best.parent]
+        if not parents:
+            return None
+        worst = parents[0]
+    return Match(best.id, str(best.path), worst.id, str(worst.path))
+
+
+def best(candidates: list[Candidate]) -> Candidate:
+    """The candidate with the highest accuracy on the ranking set; the later one among equals."""
+    return max(candidates, key=lambda c: (c.ranking_accuracy, c.id))
+
+
+def _match(context: RunContext, system: str, iteration: int) -> Match | None:
+    """The models of an iteration of SPFT-SQL (`self_play`) or of a baseline.
+
+    SPIN and ExSPIN play against their own previous version, beginning with the SFT model. DPO
+    trains the best VBI-FT model on its own first answers.
+    """
+    store = context.store
+    if system == "self_play":
+        return choose(store.candidates())
+    if system == "dpo":
+        rounds = [c for c in store.candidates() if c.id.startswith("vbi_")]
+        start = best(rounds)
+        main = (
+            str(start.path)
+            if iteration == 1
+            else store.result(f"dpo_{iteration - 1}_train")["path"]
+        )
+        return Match(f"dpo_{iteration - 1}", main, start.id, str(start.path))
+    name = "sft" if iteration == 1 else f"{system}_{iteration - 1}"
+    path = store.result(name if iteration == 1 else f"{name}_train")["path"]
+    return Match(name, path, name, path)
+
+
+def answers(context: RunContext, stage: StageWriter, system: str, iteration: int) -> None:
+    """The opponent's answers to the training questions, their verdicts, and its log-probs of the
+    golds and of its answers, computed once and kept in the store."""
+    match = _match(context, system, iteration)
+    if match is None:
+        stage.result = {"skipped": "the pool holds one candidate, so there is no opponent"}
+        return
+    if system == "dpo" and iteration > 1:
+        # The reference of DPO stays the model it began with, and so do its answers.
+        stage.result = {**asdict(match), "answers": f"{system}_1_answers"}
+        return
+    if system in ("self_play", "dpo"):
+        rounds = context.config.vbi.rounds
+        pairs = training_pairs(context, rounds, feedback_to=rounds)
+    else:
+        pairs = seeds(context)
+    wanted = context.config.self_play.pairs
+    if 0 < wanted < len(pairs):
+        pairs = random.Random(context.seed(stage.stage)).sample(pairs, wanted)
+    opponent = context.load(match.opponent_path)
+    judged = context.answer(opponent, match.opponent, pairs)
+    stage.answers("opponent", judged)
+    for role, texts in (
+        ("gold", [pair.sql for pair in pairs]),
+        ("answer", [answer.sql for answer in judged]),
+    ):
+        logprobs = _logprobs(context, opponent, pairs, texts)
+        for pair, values in zip(pairs, logprobs, strict=True):
+            stage.opponent_logprobs(pair.id, role, values.numpy().tobytes())
+    verdicts = [answer.verdict for answer in judged]
+    stage.result = {
+        **asdict(match),
+        "answers": stage.stage,
+        **{verdict: verdicts.count(verdict) for verdict in ("right", "wrong", "unjudged")},
+    }
+
+
+def _logprobs(
+    context: RunContext, model: LanguageModel, pairs: list[Pair], texts: list[str]
+) -> list[torch.Tensor]:
+    """Log-probs [tokens] fp32 of each pair's completion, in the order of the pairs."""
+    sequences = [
+        context.text_to_sql_sequence(model, pair, text)
+        for pair, text in zip(pairs, texts, strict=True)
+    ]
+    result: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
+    done = 0
+    for group in passes(
+        list(enumerate(sequences)), lambda item: len(item[1]), min(TOKENS_PER_PASS, 4096)
+    ):
+        batch = collate([s for _, s in group], model.tokenizer.pad_token_id, model.device)
+        with torch.no_grad():
+            values = completion_logprobs(model, batch).float().cpu()
+        borders = batch.cu_seqlens.tolist()
+        for (index, _), start, end in zip(group, borders, borders[1:], strict=False):
+            result[index] = values[start:end].clone()
+        done += len(group)
+        context.progress(done, len(sequences), "opponent log-probs")
+    return result
+
+
+def train(context: RunContext, stage: StageWriter, system: str, iteration: int) -> None:
+    """Trains the main model on the pairs (gold, opponent's answer) with the system's loss.
+
+    R(y′) = 1 where the answer is wrong and 0 where it is right (Eq. 2); unjudged answers are left
+    out. SPIN calls every answer wrong.
+    """
+    play = context.store.result(f"{system}_{iteration}_answers")
+    if "skipped" in play:
+        stage.result = play
+        return
+    settings = context.config.self_play
+    kind: LossKind = settings.loss if system == "self_play" else system  # type: ignore[assignment]
+    model = context.load(play["main_path"], new_adapter=True)
+    items = _preference_pairs(context, model, play["answers"], kind)
+    if kind in ("exspin", "dpo") and not any(item.reward == 1 for item in items):
+        stage.result = {"path": play["main_path"], "pairs": 0}
+        return
+    objective = Preference(LossConfig(kind, settings.lam, settings.nll_weight))
+    context.train(stage, model, items, objective, settings, dropout=False)
+    name = f"{system}_{iteration}"
+    path = context.checkpoint(name)
+    models.save(model, path)
+    stage.result = {"path": str(path), "pairs": len(items)}
+    if system == "self_play":
+        right, total = rank(context, stage, model, name)
+        stage.candidate(name, play["main"], str(path), right, total)
+        stage.result["ranking accuracy"] = right / max(1, total)
+
+
+def _preference_pairs(
+    context: RunContext, model: LanguageModel, answers_stage: str, kind: LossKind
+) -> list[PreferencePair]:
+    store = context.store
+    pairs = {pair.id: pair for pair in store.pairs()}
+    stored = {
+        (pair, role): torch.from_numpy(np.frombuffer(blob, dtype=np.float32).copy())
+        for pair, role, blob in store.query(
+            "select pair, role, logprobs from opponent_logprobs where stage = ?", (answers_stage,)
+        )
+    }
+    items = []
+    for identifier, answer in store.answers(answers_stage, "opponent").items():
+        if answer.verdict == "unjudged":
+            continue
+        pair = pairs[identifier]
+        gold: TokenSequence = context.text_to_sql_sequence(model, pair, pair.sql)
+        other = context.text_to_sql_sequence(model, pair, answer.sql)
+        if not (context.within_limits(gold) and context.within_limits(other)):
+            continue
+        item = PreferencePair(
+            gold,
+            other,
+            stored[identifier, "gold"],
+            stored[identifier, "answer"],
+            1.0 if kind == "spin" or answer.verdict == "wrong" else 0.0,
+        )
+        if len(item.gold_reference) != len(gold.completion):
+            raise SpftError(
+                f"The stored opponent log-probs of pair '{identifier}' do not fit the tokenizer "
+                "of the main model. Main and opponent must share one tokenizer."
+            )
+        items.append(item)
+    return items

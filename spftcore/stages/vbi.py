@@ -1,0 +1,269 @@
+"""Stage 1, verification-based iterative fine-tuning (SPFT-SQL §3.1), and the models before it.
+
+One round: SQL filled from templates and checked by running it; questions written by the
+SQL-to-Text model; fine-tuning on real and synthesized pairs; answers to a synthesized feedback set,
+of which the right ones train the SQL-to-Text model and the wrong ones weigh the next templates.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from spftcore import models
+from spftcore.models import LanguageModel
+from spftcore.pairs import Pair, question_key
+from spftcore.prompts import mask_literals, unmask_question
+from spftcore.stages.context import RunContext
+from spftcore.store import StageWriter
+from spftcore.synthesis import SynthesizedSQL, TemplatePool, canonical, synthesize_sql
+from spftcore.training.batches import TokenSequence
+from spftcore.training.objectives import Supervised
+
+# More queries than wanted pairs, because some questions fail their checks.
+QUERIES_PER_PAIR = 1.5
+TEMPLATE_FLOOR = 0.5  # a template that met no wrong answer keeps half its weight
+
+
+def _corpus(context: RunContext) -> Iterable[str]:
+    """What the tiny model's tokenizer is trained on: prompts and completions of the seeds."""
+    for pair in seeds(context):
+        yield context.renderer.text_to_sql(pair.question, pair.database, pair.evidence)
+        yield pair.sql
+
+
+def _start(context: RunContext, purpose: str) -> LanguageModel:
+    """The model that training begins from: the user's, or a tiny one with random weights."""
+    source = context.config.model.name_or_path
+    if source is not None:
+        return context.load(source, new_adapter=True)
+    tiny = models.build_tiny(context.config.model, _corpus(context), context.seed(purpose))
+    tiny.model.to(context.device)
+    return tiny
+
+
+def base(context: RunContext, stage: StageWriter) -> None:
+    """The base model: the user's as it is, or the tiny one trained on the seeds."""
+    source = context.config.model.name_or_path
+    if source is not None:
+        context.load(source)  # fails now, with a clear message, rather than later
+        stage.result = {"path": source}
+        return
+    model = _start(context, "base")
+    items = context.text_to_sql_sequences(model, seeds(context))
+    context.train(stage, model, items, Supervised(), context.config.base, dropout=True)
+    path = context.checkpoint("base")
+    models.save(model, path)
+    stage.result = {"path": str(path)}
+
+
+def seeds(context: RunContext) -> list[Pair]:
+    """The seed pairs of the training split."""
+    return context.store.pairs(stage="prepare", split="train")
+
+
+def sft(context: RunContext, stage: StageWriter) -> None:
+    """Baseline: the base fine-tuned on the seeds for as many steps as all VBI rounds together."""
+    vbi = context.config.vbi
+    settings = vbi.model_copy(update={"steps": vbi.steps * vbi.rounds})
+    model = context.load(context.store.result("base")["path"], new_adapter=True)
+    items = context.text_to_sql_sequences(model, seeds(context))
+    context.train(stage, model, items, Supervised(), settings, dropout=True)
+    path = context.checkpoint("sft")
+    models.save(model, path)
+    stage.result = {"path": str(path)}
+
+
+# -- SQL-to-Text --------------------------------------------------------------------------------
+
+
+def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
+    """Trains the SQL-to-Text model: at first (round 0) on the seeds, then also on y⁺, the pairs of
+    the feedback sets that the text-to-SQL model answered right (Eq. 1)."""
+    pairs = seeds(context)
+    if round_ == 0:
+        model = _start(context, "sql-to-text")
+    else:
+        previous = context.store.result(f"sql_to_text_{round_ - 1}")["path"]
+        model = context.load(previous)
+        for number in range(1, round_ + 1):
+            answers = context.store.answers(f"vbi_{number}_feedback", "feedback")
+            feedback = context.store.pairs(stage=f"vbi_{number}_synthesize", split="feedback")
+            pairs += [p for p in feedback if answers[p.id].verdict == "right"]
+    items = [_question_sequence(context, model, pair) for pair in pairs]
+    items = [item for item in items if context.within_limits(item)]
+    settings = context.config.sql_to_text
+    if round_ == 0 and context.config.model.name_or_path is None:
+        settings = settings.model_copy(update={"steps": context.config.base.steps})
+    context.train(stage, model, items, Supervised(), settings, dropout=True)
+    path = context.checkpoint(stage.stage)
+    models.save(model, path)
+    stage.result = {"path": str(path), "pairs": len(items)}
+
+
+def _question_sequence(context: RunContext, model: LanguageModel, pair: Pair) -> TokenSequence:
+    sql, question, _ = mask_literals(pair.sql, context.renderer.question(pair.question))
+    return context.encode(model, context.renderer.sql_to_text(sql, pair.database), question)
+
+
+# -- a round ------------------------------------------------------------------------------------
+
+
+def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
+    """Writes the round's pairs: SQL from templates, questions from the SQL-to-Text model."""
+    settings, store = context.config.vbi, context.store
+    templates = store.templates("prepare" if round_ == 1 else f"vbi_{round_ - 1}_feedback")
+    pool = TemplatePool.from_dicts(templates)
+    known = store.pairs()
+    # Neither what is evaluated on nor what is already there may be written again.
+    exclude = {
+        f"{pair.database}:{canonical(pair.sql, context.catalogue[pair.database])}" for pair in known
+    }
+    seen = {(pair.database, question_key(pair.question)) for pair in known}
+    weights = Counter(pair.database for pair in seeds(context))
+    wanted = settings.count + settings.feedback + (settings.ranking if round_ == 1 else 0)
+    context.progress(0, 1, "filling templates")
+    synthesized = synthesize_sql(
+        pool,
+        [context.catalogue[name] for name in sorted(weights)],
+        context.executor,
+        round(wanted * QUERIES_PER_PAIR),
+        random.Random(context.seed(stage.stage)),
+        exclude,
+        weights,
+    )
+    stage.rejections("sql", synthesized.rejections)
+    questions = _questions(context, stage, round_, synthesized.queries)
+    pairs: list[Pair] = []
+    rejected: Counter[str] = Counter()
+    for query, question in zip(synthesized.queries, questions, strict=True):
+        cause = _question_fault(question, query, seen)
+        if cause:
+            rejected[cause] += 1
+            continue
+        seen.add((query.database, question_key(question or "")))
+        pairs.append(
+            Pair(
+                id=f"{stage.stage}-{len(pairs):06d}",
+                database=query.database,
+                question=question or "",
+                sql=query.sql,
+                split="train",
+                source="synthesized",
+                template=query.template_id,
+            )
+        )
+        if len(pairs) == wanted:
+            break
+    stage.rejections("question", rejected)
+    random.Random(context.seed(stage.stage, "split")).shuffle(pairs)
+    counts = {"feedback": settings.feedback, "ranking": settings.ranking if round_ == 1 else 0}
+    # A small harvest is shared out in the wanted proportions rather than all going to one split.
+    scale = min(1.0, len(pairs) / wanted)
+    splits = [name for name, count in counts.items() for _ in range(int(count * scale))]
+    splits += ["train"] * (len(pairs) - len(splits))
+    pairs = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
+    stage.pairs(pairs)
+    stage.result = {"queries": len(synthesized.queries), **Counter(splits)}
+
+
+def _questions(
+    context: RunContext, stage: StageWriter, round_: int, queries: list[SynthesizedSQL]
+) -> list[str | None]:
+    """One question per query; None where a literal was lost even at the second attempt."""
+    model = context.load(context.store.result(f"sql_to_text_{round_ - 1}")["path"])
+    masked = [mask_literals(query.sql) for query in queries]
+    questions: list[str | None] = [None] * len(queries)
+    pending = list(range(len(queries)))
+    # Greedy first; what lost a literal is sampled once more.
+    for attempt, temperature in enumerate((0.0, 0.7)):
+        prompts = [context.renderer.sql_to_text(masked[i][0], queries[i].database) for i in pending]
+        seed = context.seed(stage.stage, "questions", attempt)
+        texts = context.generate(model, prompts, temperature=temperature, seed=seed)
+        for i, text in zip(pending, texts, strict=True):
+            questions[i] = unmask_question(" ".join(text.split()), masked[i][2])
+        pending = [i for i in pending if questions[i] is None]
+        if not pending:
+            break
+    return questions
+
+
+def _question_fault(
+    question: str | None, query: SynthesizedSQL, seen: set[tuple[str, str]]
+) -> str | None:
+    if question is None:
+        return "literal lost or invented"
+    if len(question.split()) < 3:
+        return "too short"
+    if "select " in question.lower() and " from " in question.lower():
+        return "SQL leaked"
+    if (query.database, question_key(question)) in seen:
+        return "question asked before"
+    return None
+
+
+def train(context: RunContext, stage: StageWriter, round_: int) -> None:
+    """Fine-tunes on the seeds and all synthesized pairs so far, from the last round's model."""
+    store = context.store
+    previous = "base" if round_ == 1 else f"vbi_{round_ - 1}_train"
+    model = context.load(store.result(previous)["path"], new_adapter=True)
+    items = context.text_to_sql_sequences(model, training_pairs(context, round_))
+    context.train(stage, model, items, Supervised(), context.config.vbi, dropout=True)
+    path = context.checkpoint(f"vbi_{round_}")
+    models.save(model, path)
+    stage.result = {"path": str(path), "pairs": len(items)}
+
+
+def training_pairs(
+    context: RunContext, round_: int, *, feedback_to: int | None = None
+) -> list[Pair]:
+    """Seeds, the synthesized pairs of rounds 1 … round_, and the feedback sets that have already
+    served (those of earlier rounds, or up to `feedback_to`)."""
+    pairs = seeds(context)
+    for number in range(1, round_ + 1):
+        name = f"vbi_{number}_synthesize"
+        pairs += context.store.pairs(stage=name, split="train")
+        if number <= (round_ - 1 if feedback_to is None else feedback_to):
+            pairs += context.store.pairs(stage=name, split="feedback")
+    return pairs
+
+
+def feedback(context: RunContext, stage: StageWriter, round_: int) -> None:
+    """The round's model answers the ranking set and the round's feedback set (§3.1.3)."""
+    store = context.store
+    candidate = f"vbi_{round_}"
+    path = store.result(f"{candidate}_train")["path"]
+    model = context.load(path)
+    right, total = rank(context, stage, model, candidate)
+    parent = None if round_ == 1 else f"vbi_{round_ - 1}"
+    stage.candidate(candidate, parent, path, right, total)
+    pairs = store.pairs(stage=f"{candidate}_synthesize", split="feedback")
+    answers = context.answer(model, candidate, pairs)
+    stage.answers("feedback", answers)
+    wrong = Counter(
+        pair.template
+        for pair, answer in zip(pairs, answers, strict=True)
+        if answer.verdict == "wrong"
+    )
+    pool = TemplatePool.from_dicts(store.templates("prepare"))
+    pool.reweight(wrong, TEMPLATE_FLOOR)
+    for template, weight in pool.items():
+        stage.template(template.id, template.text, weight, template.to_dict())
+    judged = [answer for answer in answers if answer.verdict != "unjudged"]
+    stage.result = {
+        "ranking accuracy": right / max(1, total),
+        "feedback accuracy": sum(a.verdict == "right" for a in judged) / max(1, len(judged)),
+    }
+
+
+def rank(
+    context: RunContext, stage: StageWriter, model: LanguageModel, candidate: str
+) -> tuple[int, int]:
+    """(right, judged) of a candidate on the ranking set, which is never trained on."""
+    pairs = context.store.pairs(stage="vbi_1_synthesize", split="ranking")
+    answers = context.answer(model, candidate, pairs)
+    stage.answers("ranking", answers)
+    judged = [answer for answer in answers if answer.verdict != "unjudged"]
+    return sum(answer.verdict == "right" for answer in judged), len(judged)

@@ -1,0 +1,207 @@
+"""Trains a text-to-SQL model by SPFT-SQL: `python -m spftcore.train`.
+
+Without options: the embedded databases and a tiny model. With your own:
+`python -m spftcore.train --data.databases DIR --data.pairs FILE --model.name_or_path PATH_OR_ID`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from spftcore.config import (
+    Config,
+    OptionParser,
+    add_options,
+    nest,
+    options_given,
+    read_yaml,
+    resolve,
+)
+from spftcore.errors import SpftError, UsageError
+
+# Settings that may differ when a run is continued: they change the pace, not the result.
+_FREE_ON_RESUME = {"run.workers", "run.directory", "run.name"}
+
+
+def parser() -> OptionParser:
+    """The command line; every setting of `spftcore.config` is an option."""
+    options = OptionParser(
+        prog="python -m spftcore.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    options.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    options.add_argument("--resume", action="store_true", help="continue a run that was stopped")
+    options.add_argument(
+        "--dry-run", action="store_true", help="show the stages, sizes and time, and do nothing"
+    )
+    add_options(options)
+    return options
+
+
+def settings(arguments: argparse.Namespace) -> Config:
+    """Resolves the settings: defaults, the embedded recipe, the YAML file, the command line.
+
+    A run that is resumed keeps its stored settings.
+
+    Raises:
+        UsageError: an unknown key, an invalid value, or settings that differ from the stored ones.
+    """
+    given: list[tuple[str, dict[str, Any]]] = []
+    if arguments.config is not None:
+        given.append((str(arguments.config), read_yaml(arguments.config)))
+    given.append(("the command line", options_given(arguments)))
+    config = _with_recipe(given)
+    stored = config.run_directory / "config.yaml"
+    if not stored.exists():
+        return config
+    if not arguments.resume:
+        raise UsageError(
+            f"The run {config.run_directory} exists. Continue it with --resume, or choose another "
+            "--run.name."
+        )
+    before = resolve([(str(stored), read_yaml(stored))])
+    now = resolve([(str(stored), before.model_dump()), *given])
+    changed = [
+        name
+        for name in _differences(before.model_dump(), now.model_dump())
+        if name not in _FREE_ON_RESUME
+    ]
+    if changed:
+        raise UsageError(
+            f"The run {config.run_directory} was started with other settings: "
+            f"{', '.join(changed)}. Resume it without them, or choose another --run.name."
+        )
+    return now
+
+
+def _with_recipe(given: list[tuple[str, dict[str, Any]]]) -> Config:
+    from spftcore.demo import SETTINGS
+    from spftcore.stages.prepare import is_demo
+
+    config = resolve(given)
+    # The recipe of the tiny model serves whenever no checkpoint is given.
+    if config.model.name_or_path is None:
+        config = resolve([("spftcore.demo", SETTINGS), *given])
+    if config.run.name is None:
+        folder = config.data.databases
+        name = "demo" if is_demo(config) or folder is None else folder.resolve().name
+        config = resolve([("settings", config.model_dump()), ("name", nest("run.name", name))])
+    return config
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in first.items():
+        if isinstance(value, dict):
+            names += _differences(value, second[key], f"{prefix}{key}.")
+        elif value != second[key]:
+            names.append(prefix + key)
+    return names
+
+
+def train(config: Config, console: Console) -> Path:
+    """Runs (or continues) a run to its end.
+
+    Args:
+        config: resolved settings.
+        console: where progress and the result table go.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        SpftError: bad input, or a stage that failed; finished stages are kept.
+    """
+    from spftcore.report import print_results, write_report
+    from spftcore.runner import run_lock, run_stages
+    from spftcore.stages.prepare import databases_folder, is_demo
+    from spftcore.store import Store
+
+    directory = config.run_directory
+    is_demo(config)  # complains of half an input before anything is written
+    if config.data.databases is not None:
+        _check_inputs(config)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpftError(f"Cannot make the run's folder {directory}: {error.strerror}.") from None
+    with run_lock(directory):
+        stored = directory / "config.yaml"
+        if not stored.exists():
+            stored.write_text(config.to_yaml(), encoding="utf-8")
+        databases = databases_folder(config, directory)
+        store = Store(directory / "run.sqlite")
+        try:
+            run_stages(config, directory, databases, store, console)
+            report = write_report(directory)
+            print_results(store, console)
+        finally:
+            store.close()
+    return report
+
+
+def _check_inputs(config: Config) -> None:
+    from spftcore.databases import Catalogue
+
+    assert config.data.databases is not None
+    Catalogue.open(config.data.databases, config.data.tables_json)
+    for path in (config.data.pairs, config.data.dev, config.data.test):
+        if path is not None and not path.is_file():
+            raise SpftError(f"The pairs file {path} does not exist. Check the path.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code: 0, 1 (the run failed or was stopped), 2 (usage)."""
+    console = Console()
+    errors = Console(stderr=True)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    directory: Path | None = None
+    try:
+        arguments = parser().parse(argv)
+        config = settings(arguments)
+        directory = config.run_directory
+        if arguments.dry_run:
+            from spftcore.forecast import print_forecast
+
+            print_forecast(config, console)
+            return 0
+        report = train(config, console)
+        console.print(f"\nReport: {report}\nModel:  {directory / 'model'}", highlight=False)
+        return 0
+    except UsageError as error:
+        errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
+        return 2
+    except SpftError as error:
+        errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        resume = f" --run.name {directory.name}" if directory else ""
+        errors.print(
+            "\nStopped. Finished stages are kept; continue with: python -m spftcore.train --resume"
+            + resume,
+            highlight=False,
+        )
+        return 1
+
+
+def _plain(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
