@@ -33,7 +33,7 @@ def target_logprobs_(
     d logprob / d u = factor[:, None] * logits afterwards (factor None stands for ones): dividing
     the projected row [H] is cheaper than dividing the row of logits [V].
     """
-    if logits.is_cuda:
+    if logits.is_cuda and logits.dtype != torch.float64:
         from spftcore.kernels.logits_triton import target_logprobs_triton_
 
         return target_logprobs_triton_(logits, targets, cap, gradient), None

@@ -30,18 +30,8 @@ class PairStatistics:
     margin: Tensor  # m above, lam included
     chosen_logprob: Tensor  # a
     rejected_logprob: Tensor  # b
-    chosen_reference: Tensor  # a_ref
-    rejected_reference: Tensor  # b_ref
-
-    @property
-    def chosen_gain(self) -> Tensor:
-        """How far the main model is above the reference on the gold: a - a_ref, [P]."""
-        return self.chosen_logprob - self.chosen_reference
-
-    @property
-    def rejected_gain(self) -> Tensor:
-        """How far the main model is above the reference on the rejected answer: b - b_ref, [P]."""
-        return self.rejected_logprob - self.rejected_reference
+    chosen_gain: Tensor  # a - a_ref: how far the main model is above the reference on the gold
+    rejected_gain: Tensor  # b - b_ref, the same on the rejected answer
 
     @property
     def ranked_right(self) -> Tensor:
@@ -91,7 +81,7 @@ def pair_loss(
     check_pairs(logprobs, reference, cu_seqlens, chosen, rejected, values, check=check)
     if rejected_scale is None:
         rejected_scale = reward
-    if logprobs.is_cuda:
+    if logprobs.is_cuda and logprobs.dtype != torch.float64:
         from spftcore.kernels.pairs_triton import pair_loss_triton
 
         return pair_loss_triton(
@@ -115,22 +105,27 @@ def pair_loss_reference(
     nll_weight: float = 0.0,
 ) -> tuple[Tensor, PairStatistics]:
     """Plain, differentiable PyTorch for `pair_loss`, and its CPU path; arguments as there."""
-    main = sequence_sums(logprobs, cu_seqlens)
-    with torch.no_grad():
-        other = sequence_sums(reference.to(main.dtype), cu_seqlens)
-    a, b = main[chosen], main[rejected]
-    a_ref, b_ref = other[chosen], other[rejected]
-    w = rejected_scale.to(main.dtype)
+    total = _segment_sums(logprobs, cu_seqlens)
+    # Token by token: the difference of two long sums would lose its digits.
+    gain = _segment_sums(logprobs.to(total.dtype) - reference.to(total.dtype), cu_seqlens)
+    chosen_gain, rejected_gain = gain[chosen], gain[rejected]
+    w = rejected_scale.to(total.dtype)
     # Not w * (b - b_ref): a right answer's log-prob of -inf must not turn 0 * inf into NaN.
-    against = torch.where(w == 0, 0.0, w * torch.where(w == 0, 0.0, b - b_ref))
-    margin = lam * ((a - a_ref) - against)
+    margin = lam * (chosen_gain - w * rejected_gain.where(w != 0, 0.0))
     loss = F.softplus(-margin, threshold=_SOFTPLUS_LINEAR)
     if nll_weight:
-        loss = loss - nll_weight * a / cu_seqlens.diff()[chosen]
+        loss = loss - nll_weight * total[chosen] / cu_seqlens.diff()[chosen]
     if weight is not None:
         loss = loss * weight.to(loss.dtype)
-    detached = (tensor.detach() for tensor in (margin, a, b, a_ref, b_ref))
-    return loss, PairStatistics(*detached)
+    total = total.detach()
+    statistics = PairStatistics(
+        margin.detach(),
+        total[chosen],
+        total[rejected],
+        chosen_gain.detach(),
+        rejected_gain.detach(),
+    )
+    return loss, statistics
 
 
 def sequence_sums(logprobs: Tensor, cu_seqlens: Tensor, *, check: bool = False) -> Tensor:
@@ -139,7 +134,11 @@ def sequence_sums(logprobs: Tensor, cu_seqlens: Tensor, *, check: bool = False) 
     cu_seqlens: [S + 1]; differentiable in `logprobs`. `check` as in `pair_loss`.
     """
     check_segments(logprobs, cu_seqlens, check=check)
-    accurate = logprobs if logprobs.dtype == torch.float64 else logprobs.float()
+    return _segment_sums(logprobs, cu_seqlens)
+
+
+def _segment_sums(values: Tensor, cu_seqlens: Tensor) -> Tensor:
+    accurate = values if values.dtype == torch.float64 else values.float()
     # Not differences of a running sum: they would carry the digits of the whole batch.
     sums: Tensor = torch.segment_reduce(accurate, "sum", offsets=cu_seqlens.long(), unsafe=True)
     return sums

@@ -1,0 +1,242 @@
+"""Triton kernels for pairs.py: one launch for the loss of all pairs, one for its gradient.
+
+Forward: one program takes 16 pairs and walks along their four segments in tiles of 16 x 64 tokens,
+in fp32. Traffic: each pair reads 2 (len(y) + len(y')) token log-probs once (a gold shared by k
+pairs k times) and writes 8 numbers; for 4,096 pairs of 2 x 60 tokens in fp32 that is 4 MB, about
+1 us at 4.8 TB/s, below the launch itself. 16 pairs a program give 256 programs there, two per
+multiprocessor; 64 tokens are a usual query's length, so most segments take one tile.
+
+Backward: one program takes 16 sequences, finds their pairs by comparing with all P (in tiles of
+16 x 128), sums the coefficients and writes them to the tokens. S P comparisons cost less than a
+sort at these sizes (8,192 x 4,096: 34 M), and sums in a fixed order need no atomics: same inputs,
+same bits. Traffic: N numbers written, 2 P indices and 3 P numbers read per 16 sequences, from L2.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from spftcore.kernels.pairs import PairStatistics
+
+BLOCK_PAIRS = 16
+BLOCK_TOKENS = 64
+BLOCK_SEQUENCES = 16
+BLOCK_SCAN = 128
+WARPS = 4
+
+
+@triton.jit
+def _segment_sums(main, other, start, end, BLOCK_PAIRS: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
+    """Sums over [start, end) of main and of main - other, each [BLOCK_PAIRS] in fp32.
+
+    The difference is summed token by token: a - a_ref of two long sums would lose its digits.
+    """
+    offsets = tl.arange(0, BLOCK_TOKENS)
+    total = tl.zeros([BLOCK_PAIRS], dtype=tl.float32)
+    gain = tl.zeros([BLOCK_PAIRS], dtype=tl.float32)
+    longest = tl.max(end - start, axis=0)
+    for first in range(0, longest, BLOCK_TOKENS):
+        token = start[:, None] + (first + offsets)[None, :]
+        inside = token < end[:, None]
+        ours = tl.load(main + token, mask=inside, other=0.0).to(tl.float32)
+        theirs = tl.load(other + token, mask=inside, other=0.0).to(tl.float32)
+        total += tl.sum(ours, axis=1)
+        gain += tl.sum(ours - theirs, axis=1)
+    return total, gain
+
+
+@triton.jit
+def pair_loss_kernel(
+    main,
+    other,
+    cu_seqlens,
+    chosen,
+    rejected,
+    scale,
+    weight,
+    losses,
+    results,
+    pairs,
+    lam,
+    nll_weight,
+    WEIGHTED: tl.constexpr,
+    BLOCK_PAIRS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+):
+    """losses [P]; results [7, P]: margin, a, b, a - a_ref, b - b_ref, d loss / d a, d loss / d b."""
+    pair = tl.program_id(0) * BLOCK_PAIRS + tl.arange(0, BLOCK_PAIRS)
+    inside = pair < pairs
+    gold = tl.load(chosen + pair, mask=inside, other=0)
+    answer = tl.load(rejected + pair, mask=inside, other=0)
+    start = tl.load(cu_seqlens + gold, mask=inside, other=0)
+    end = tl.load(cu_seqlens + gold + 1, mask=inside, other=0)
+    a, gain = _segment_sums(main, other, start, end, BLOCK_PAIRS, BLOCK_TOKENS)
+    length = tl.where(inside, end - start, 1).to(tl.float32)
+    start = tl.load(cu_seqlens + answer, mask=inside, other=0)
+    end = tl.load(cu_seqlens + answer + 1, mask=inside, other=0)
+    b, against = _segment_sums(main, other, start, end, BLOCK_PAIRS, BLOCK_TOKENS)
+
+    w = tl.load(scale + pair, mask=inside, other=0.0).to(tl.float32)
+    margin = lam * (gain - tl.where(w == 0.0, 0.0, w * against))
+    small = tl.exp(-tl.abs(margin))
+    # log(1 + small) as in logits_triton: small may be far below fp32's step at 1.
+    y = 1.0 + small
+    log1p = tl.where(y == 1.0, small, tl.log(y) * (small / tl.where(y == 1.0, 1.0, y - 1.0)))
+    loss = tl.where(margin < 0.0, -margin, 0.0) + log1p
+    s = tl.where(margin < 0.0, 1.0, small) / (1.0 + small)  # sigmoid(-margin)
+    pull = -lam * s
+    push = lam * w * s
+    loss -= nll_weight * a / length
+    pull -= nll_weight / length
+    if WEIGHTED:
+        factor = tl.load(weight + pair, mask=inside, other=0.0).to(tl.float32)
+        loss *= factor
+        pull *= factor
+        push *= factor
+    tl.store(losses + pair, loss, mask=inside)
+    tl.store(results + pair, margin, mask=inside)
+    tl.store(results + pairs + pair, a, mask=inside)
+    tl.store(results + 2 * pairs + pair, b, mask=inside)
+    tl.store(results + 3 * pairs + pair, gain, mask=inside)
+    tl.store(results + 4 * pairs + pair, against, mask=inside)
+    tl.store(results + 5 * pairs + pair, pull, mask=inside)
+    tl.store(results + 6 * pairs + pair, push, mask=inside)
+
+
+@triton.jit
+def pair_gradient_kernel(
+    gradient,
+    cu_seqlens,
+    chosen,
+    rejected,
+    results,
+    upstream,
+    upstream_stride,
+    sequences,
+    pairs,
+    BLOCK_SEQUENCES: tl.constexpr,
+    BLOCK_SCAN: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+):
+    """gradient [N]: for each token, the summed coefficients of the pairs of its sequence."""
+    sequence = tl.program_id(0) * BLOCK_SEQUENCES + tl.arange(0, BLOCK_SEQUENCES)
+    inside = sequence < sequences
+    total = tl.zeros([BLOCK_SEQUENCES], dtype=tl.float32)
+    for first in range(0, pairs, BLOCK_SCAN):
+        pair = first + tl.arange(0, BLOCK_SCAN)
+        known = pair < pairs
+        above = tl.load(upstream + pair * upstream_stride, mask=known, other=0.0).to(tl.float32)
+        pull = above * tl.load(results + 5 * pairs + pair, mask=known, other=0.0)
+        push = above * tl.load(results + 6 * pairs + pair, mask=known, other=0.0)
+        gold = tl.load(chosen + pair, mask=known, other=-1)
+        answer = tl.load(rejected + pair, mask=known, other=-1)
+        total += tl.sum(tl.where(sequence[:, None] == gold[None, :], pull[None, :], 0.0), axis=1)
+        total += tl.sum(tl.where(sequence[:, None] == answer[None, :], push[None, :], 0.0), axis=1)
+    start = tl.load(cu_seqlens + sequence, mask=inside, other=0)
+    end = tl.load(cu_seqlens + sequence + 1, mask=inside, other=0)
+    offsets = tl.arange(0, BLOCK_TOKENS)
+    longest = tl.max(end - start, axis=0)
+    for first in range(0, longest, BLOCK_TOKENS):
+        token = start[:, None] + (first + offsets)[None, :]
+        value = tl.broadcast_to(total[:, None], [BLOCK_SEQUENCES, BLOCK_TOKENS])
+        tl.store(gradient + token, value.to(gradient.dtype.element_ty), mask=token < end[:, None])
+
+
+class _PairLoss(torch.autograd.Function):
+    """Ties the two launches together."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logprobs: Tensor,
+        reference: Tensor,
+        cu_seqlens: Tensor,
+        chosen: Tensor,
+        rejected: Tensor,
+        scale: Tensor,
+        weight: Tensor | None,
+        lam: float,
+        nll_weight: float,
+    ) -> tuple[Tensor, Tensor]:
+        pairs = chosen.shape[0]
+        losses = torch.empty(pairs, dtype=torch.float32, device=logprobs.device)
+        results = torch.empty(7, pairs, dtype=torch.float32, device=logprobs.device)
+        if pairs:
+            with torch.cuda.device_of(logprobs):
+                pair_loss_kernel[(triton.cdiv(pairs, BLOCK_PAIRS),)](
+                    logprobs,
+                    reference,
+                    cu_seqlens,
+                    chosen,
+                    rejected,
+                    scale,
+                    scale if weight is None else weight,
+                    losses,
+                    results,
+                    pairs,
+                    lam,
+                    nll_weight,
+                    WEIGHTED=weight is not None,
+                    BLOCK_PAIRS=BLOCK_PAIRS,
+                    BLOCK_TOKENS=BLOCK_TOKENS,
+                    num_warps=WARPS,
+                )
+        ctx.save_for_backward(cu_seqlens, chosen, rejected, results)
+        ctx.tokens, ctx.dtype = logprobs.shape[0], logprobs.dtype
+        ctx.mark_non_differentiable(results)
+        ctx.set_materialize_grads(False)
+        return losses, results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        cu_seqlens, chosen, rejected, results = ctx.saved_tensors
+        gradient = torch.zeros(ctx.tokens, dtype=ctx.dtype, device=results.device)
+        sequences, pairs = cu_seqlens.shape[0] - 1, chosen.shape[0]
+        with torch.cuda.device_of(results):
+            pair_gradient_kernel[(triton.cdiv(sequences, BLOCK_SEQUENCES),)](
+                gradient,
+                cu_seqlens,
+                chosen,
+                rejected,
+                results,
+                upstream,
+                upstream.stride(0),
+                sequences,
+                pairs,
+                BLOCK_SEQUENCES=BLOCK_SEQUENCES,
+                BLOCK_SCAN=BLOCK_SCAN,
+                BLOCK_TOKENS=BLOCK_TOKENS,
+                num_warps=WARPS,
+            )
+        return gradient, None, None, None, None, None, None, None, None
+
+
+def pair_loss_triton(
+    logprobs: Tensor,
+    reference: Tensor,
+    cu_seqlens: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    rejected_scale: Tensor,
+    weight: Tensor | None,
+    lam: float,
+    nll_weight: float = 0.0,
+) -> tuple[Tensor, PairStatistics]:
+    """`pairs.pair_loss_reference` on a GPU: one launch forward, one backward; sums in fp32."""
+    loss, results = _PairLoss.apply(
+        logprobs.contiguous(),
+        reference.contiguous(),
+        cu_seqlens.contiguous(),
+        chosen.contiguous(),
+        rejected.contiguous(),
+        rejected_scale.contiguous(),
+        None if weight is None else weight.contiguous(),
+        lam,
+        nll_weight,
+    )
+    return loss, PairStatistics(*results[:5].unbind())
