@@ -1,0 +1,108 @@
+"""Values of a database for literals: a bounded sample of each table's rows, read once."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+
+import apsw
+
+from spftcore.databases import Database, Table, connect, quote_identifier
+
+Value = str | int | float | None
+
+SAMPLE_ROWS = 2_000
+LONGEST_TEXT = 60  # characters of a text that may become a literal
+
+
+class DatabaseValues:
+    """Sampled rows and sorted column values of one database, read when first asked for."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._rows: dict[str, list[tuple[Value, ...]]] = {}
+        self._sorted: dict[tuple[str, str], list[str | int | float]] = {}
+
+    def rows(self, table: str) -> list[tuple[Value, ...]]:
+        """Rows of a table, evenly spread over it; blobs and text that is not UTF-8 are None."""
+        if table not in self._rows:
+            self._rows[table] = _read_rows(self.database, self.database.table(table))
+        return self._rows[table]
+
+    def position(self, table: str, column: str) -> int:
+        """Where a column stands in `rows`."""
+        return [c.name for c in self.database.table(table).columns].index(column)
+
+    def distinct(self, table: str, column: str) -> list[str | int | float]:
+        """Distinct values fit for a literal, numbers before texts, each in their order."""
+        key = (table, column)
+        if key not in self._sorted:
+            position = self.position(table, column)
+            values = {row[position] for row in self.rows(table)}
+            fit = [value for value in values if value is not None and is_fit(value)]
+            self._sorted[key] = sorted(fit, key=lambda v: (isinstance(v, str), v))
+        return self._sorted[key]
+
+    def draw(self, table: str, column: str, rng: random.Random) -> str | int | float | None:
+        """A value of the column as often as it occurs; None when the column has none fit."""
+        rows, position = self.rows(table), self.position(table, column)
+        for _ in range(4):
+            value = rng.choice(rows)[position] if rows else None
+            if value is not None and is_fit(value):
+                return value
+        values = self.distinct(table, column)
+        return rng.choice(values) if values else None
+
+
+def is_fit(value: str | int | float) -> bool:
+    """Whether a value makes a sensible literal."""
+    if isinstance(value, str):
+        return 0 < len(value) <= LONGEST_TEXT and value.isprintable() and value.strip() != ""
+    return abs(value) < 1e15
+
+
+def literal(value: str | int | float) -> str:
+    """A value as SQL text; whole numbers without a decimal point."""
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return repr(value)
+
+
+def _read_rows(database: Database, table: Table) -> list[tuple[Value, ...]]:
+    # Text leaves SQLite as bytes so that text which is not UTF-8 cannot raise.
+    columns = ", ".join(
+        f"case typeof({name}) when 'text' then cast({name} as blob) "
+        f"when 'blob' then null else {name} end, typeof({name})"
+        for name in (quote_identifier(column.name) for column in table.columns)
+    )
+    source = quote_identifier(table.name)
+    spread = f"where rowid % {table.rows // SAMPLE_ROWS + 1} = 0 " if table.rows else ""
+    connection = connect(database.path)
+    try:
+        raw: list[tuple] = []
+        # Views and tables without rowid know no `rowid`; sparse rowids may give too little.
+        with suppress(apsw.SQLError):
+            raw = connection.execute(
+                f"select {columns} from {source} {spread}limit {SAMPLE_ROWS}"
+            ).fetchall()
+        if len(raw) < min(table.rows, SAMPLE_ROWS // 2):
+            raw = connection.execute(
+                f"select {columns} from {source} limit {SAMPLE_ROWS}"
+            ).fetchall()
+    finally:
+        connection.close()
+    return [
+        tuple(_decoded(value, type_) for value, type_ in zip(row[::2], row[1::2], strict=True))
+        for row in raw
+    ]
+
+
+def _decoded(value: Value | bytes, type_: str) -> Value:
+    if type_ == "text" and isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+    return value if not isinstance(value, bytes) else None
