@@ -133,7 +133,11 @@ def build_tiny(config: ModelConfig, corpus: Iterable[str], seed: int) -> Languag
             num_attention_heads=config.heads,
             intermediate_size=4 * config.hidden_size,
             hidden_dropout=config.dropout,
-            rotary_pct=1.0,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": 1.0,
+            },
             max_position_embeddings=1024,
             use_parallel_residual=False,
             tie_word_embeddings=True,
@@ -177,7 +181,7 @@ def load(
             "needs its tokenizer files (tokenizer.json, tokenizer_config.json) beside the weights."
         ) from None
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, config.model.dtype), use_safetensors=True, **options
         )
     except Exception as error:
@@ -190,7 +194,7 @@ def load(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    loaded = LanguageModel(model.to(device), tokenizer)
+    model.to(device)
     if is_adapter:
         from peft import PeftModel
 
@@ -207,7 +211,7 @@ def load(
             task_type="CAUSAL_LM",
         )
         return LanguageModel(get_peft_model(model, adapter), tokenizer, parent=source)
-    return loaded
+    return LanguageModel(model, tokenizer)
 
 
 def _first_line(error: Exception) -> str:

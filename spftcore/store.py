@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ create table if not exists excluded_pairs (
 ) without rowid;
 create table if not exists templates (
     stage text not null, id text not null, text text not null, weight real not null,
-    data text not null, primary key (stage, id)
+    sources text not null, primary key (stage, id)
 ) without rowid;
 create table if not exists rejections (
     stage text not null, step text not null, cause text not null, count integer not null,
@@ -122,8 +122,11 @@ class StageWriter:
             values = (p.database, p.question, p.sql, p.evidence, p.split, p.source, p.template)
             self._add("pairs", p.id, self.stage, *values, checks)
 
-    def template(self, identifier: str, text: str, weight: float, data: dict[str, Any]) -> None:
-        self._add("templates", self.stage, identifier, text, weight, json.dumps(data))
+    def template(
+        self, identifier: str, text: str, weight: float, sources: Mapping[str, int]
+    ) -> None:
+        """A template with its weight in the next draw and its uses by source."""
+        self._add("templates", self.stage, identifier, text, weight, json.dumps(sources))
 
     def rejections(self, step: str, counts: dict[str, int]) -> None:
         for cause, count in sorted(counts.items()):
@@ -263,12 +266,15 @@ class Store:
             " order by id",
             (stage, split),
         )
-        return [Pair(*row[:8], checks=json.loads(row[8])) for row in rows]
+        return [Pair(*row[:8], json.loads(row[8])) for row in rows]
 
-    def templates(self, stage: str) -> list[tuple[dict[str, Any], float]]:
-        """(template as a dictionary, weight) of a stage, ordered by id."""
-        query = "select data, weight from templates where stage = ? order by id"
-        return [(json.loads(data), weight) for data, weight in self.query(query, (stage,))]
+    def templates(self, stage: str) -> list[dict[str, Any]]:
+        """Records (text, weight, sources) of a stage's templates, ordered by id."""
+        query = "select text, weight, sources from templates where stage = ? order by id"
+        return [
+            {"text": text, "weight": weight, "sources": json.loads(sources)}
+            for text, weight, sources in self.query(query, (stage,))
+        ]
 
     def candidates(self) -> list[Candidate]:
         """The candidate pool, ordered by id."""

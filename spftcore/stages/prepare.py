@@ -57,7 +57,7 @@ def databases_folder(config: Config, directory: Path) -> Path:
     return folder
 
 
-def _read(config: Config) -> tuple[list[Pair], list[Pair]]:
+def read_inputs(config: Config) -> tuple[list[Pair], list[Pair]]:
     """(seeds, evaluation pairs), the latter with their split."""
     data = config.data
     if is_demo(config):
@@ -91,7 +91,7 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
         SpftError: a file is unreadable, or no pair is left.
     """
     config = context.config
-    seeds, held_out = _read(config)
+    seeds, held_out = read_inputs(config)
     seeds = _checked(context, stage, seeds)
     held_out = _checked(context, stage, held_out)
     if not seeds:
@@ -132,8 +132,8 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
             "No template could be extracted from the seed pairs "
             f"({', '.join(f'{cause}: {n}' for cause, n in rejected.most_common(3))})."
         )
-    for template, weight in pool.items():
-        stage.template(template.id, template.text, weight, template.to_dict())
+    for entry in pool:
+        stage.template(entry.template.id, entry.template.text, entry.weight, entry.sources)
     stage.rejections("template", rejected)
     stage.pairs(seeds)
     stage.pairs(held_out)

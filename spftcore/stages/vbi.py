@@ -242,15 +242,15 @@ def feedback(context: RunContext, stage: StageWriter, round_: int) -> None:
     pairs = store.pairs(stage=f"{candidate}_synthesize", split="feedback")
     answers = context.answer(model, candidate, pairs)
     stage.answers("feedback", answers)
-    wrong = Counter(
+    wrong = [
         pair.template
         for pair, answer in zip(pairs, answers, strict=True)
         if answer.verdict == "wrong"
-    )
+    ]
     pool = TemplatePool.from_dicts(store.templates("prepare"))
     pool.reweight(wrong, TEMPLATE_FLOOR)
-    for template, weight in pool.items():
-        stage.template(template.id, template.text, weight, template.to_dict())
+    for entry in pool:
+        stage.template(entry.template.id, entry.template.text, entry.weight, entry.sources)
     judged = [answer for answer in answers if answer.verdict != "unjudged"]
     stage.result = {
         "ranking accuracy": right / max(1, total),

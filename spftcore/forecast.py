@@ -1,0 +1,163 @@
+"""What a run would do: its stages, their sizes, and the time they need on this machine.
+
+Rates are measured on the spot: a few optimizer steps and one batch of generation with the run's
+own model and prompts. The forecast replays the plan on as many workers as the run would have.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from spftcore import models
+from spftcore.config import Config
+from spftcore.databases import Catalogue
+from spftcore.models import LanguageModel
+from spftcore.pairs import Pair
+from spftcore.runner import workers_and_threads
+from spftcore.stages.context import RunContext
+from spftcore.stages.plan import Stage, plan
+from spftcore.stages.prepare import databases_folder, read_inputs
+from spftcore.stages.vbi import QUERIES_PER_PAIR
+from spftcore.store import Store
+from spftcore.training.loop import fit
+from spftcore.training.objectives import Supervised
+
+TRIAL_STEPS = 5
+PAIR_COST = 2.0  # a preference step holds two sequences for each of a supervised step's one
+
+
+def print_forecast(config: Config, console: Console) -> None:
+    """Prints the plan with sizes and times; nothing is kept.
+
+    Raises:
+        SpftError: bad input, exactly as the run itself would raise it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        store = Store(directory / "run.sqlite")
+        databases = databases_folder(config, directory)
+        context = RunContext(config, directory, store, databases, lambda *_: None)
+        catalogue = Catalogue.open(databases, config.data.tables_json)
+        seeds, held_out = read_inputs(config)
+        seeds = [pair for pair in seeds if pair.database in catalogue][
+            : config.data.max_pairs or None
+        ]
+        model, step_seconds, answer_seconds = _rates(context, seeds)
+        questions = len(held_out) or round(len(seeds) * 0.15)
+        rows = [
+            (stage, *_size(config, stage, len(seeds), questions, step_seconds, answer_seconds))
+            for stage in plan(config)
+        ]
+        store.close()
+    workers, threads = workers_and_threads(config)
+    table = Table(title=f"{config.run_directory}: what would be done")
+    for name in ("stage", "work", "about"):
+        table.add_column(name, justify="right" if name == "about" else "left")
+    for stage, work, seconds in rows:
+        table.add_row(stage.name, work, _clock(seconds))
+    console.print(table)
+    total = _replay([(stage, seconds) for stage, _, seconds in rows], workers)
+    console.print(
+        f"{len(catalogue)} databases, {len(seeds)} seed pairs, {questions} questions to evaluate; "
+        f"model of {model.parameters():,} parameters on {model.device}.\n"
+        f"About {_clock(total)} with {workers} worker(s) of {threads} thread(s).",
+        highlight=False,
+    )
+
+
+def _rates(context: RunContext, seeds: list[Pair]) -> tuple[LanguageModel, float, float]:
+    """(model, seconds per supervised step, seconds per answer), measured."""
+    config = context.config
+    source = config.model.name_or_path
+    if source is not None:
+        model = context.load(source, new_adapter=True)
+    else:
+        corpus = (pair.sql for pair in seeds)
+        model = models.build_tiny(config.model, corpus, config.run.seed)
+    sample = seeds[: max(config.vbi.batch_size, config.generation.batch_size)]
+    items = context.text_to_sql_sequences(model, sample)
+    settings = config.vbi.model_copy(update={"steps": TRIAL_STEPS})
+    times: list[float] = []
+    fit(
+        model,
+        items,
+        Supervised(),
+        settings,
+        seed=0,
+        dropout=True,
+        report=lambda *_: times.append(time.monotonic()),
+    )
+    step_seconds = (times[-1] - times[0]) / (len(times) - 1)
+    start = time.monotonic()
+    prompts = [context.renderer.text_to_sql(p.question, p.database, p.evidence) for p in sample]
+    context.generate(model, prompts)
+    return model, step_seconds, (time.monotonic() - start) / len(sample)
+
+
+def _size(
+    config: Config, stage: Stage, seeds: int, questions: int, step: float, answer: float
+) -> tuple[str, float]:
+    """(the work in words, seconds) of one stage."""
+    vbi, play = config.vbi, config.self_play
+    name = stage.name
+    if name == "prepare":
+        return f"{seeds} pairs checked", 2.0
+    if name == "base":
+        steps = 0 if config.model.name_or_path else config.base.steps
+        return f"{steps} steps", steps * step
+    if name == "sft":
+        steps = vbi.steps * vbi.rounds
+        return f"{steps} steps", steps * step
+    if name.startswith("sql_to_text"):
+        scratch = name.endswith("_0") and config.model.name_or_path is None
+        steps = config.base.steps if scratch else config.sql_to_text.steps
+        return f"{steps} steps", steps * step
+    if name.endswith("_synthesize"):
+        queries = round((vbi.count + vbi.feedback + vbi.ranking) * QUERIES_PER_PAIR)
+        return f"{queries} questions", queries * answer
+    if name.startswith("vbi") and name.endswith("_train"):
+        return f"{vbi.steps} steps", vbi.steps * step
+    if name.endswith("_feedback"):
+        count = vbi.feedback + vbi.ranking
+        return f"{count} answers", count * answer
+    if name.endswith("_answers"):
+        own = name.startswith(("self_play", "dpo"))
+        available = seeds + (vbi.rounds * (vbi.count + vbi.feedback) if own else 0)
+        count = min(play.pairs or available, available)
+        return f"{count} answers", count * answer * 1.5
+    if name.endswith("_train"):
+        return f"{play.steps} steps on pairs", play.steps * step * PAIR_COST
+    if name.startswith("evaluate"):
+        return f"{questions} answers", questions * answer
+    return "copy of the best model", 1.0
+
+
+def _replay(stages: list[tuple[Stage, float]], workers: int) -> float:
+    """Seconds until the last stage ends when at most `workers` run side by side."""
+    ends: dict[str, float] = {}
+    free = [0.0] * workers
+    waiting = list(stages)
+    while waiting:
+        # The stage that can start first; of several, the first in the plan.
+        ready = [
+            (max([min(free), *(ends[need] for need in stage.needs)]), i)
+            for i, (stage, _) in enumerate(waiting)
+            if all(need in ends for need in stage.needs)
+        ]
+        start, index = min(ready)
+        stage, seconds = waiting.pop(index)
+        free[free.index(min(free))] = ends[stage.name] = start + seconds
+    return max(ends.values())
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
