@@ -317,7 +317,8 @@ Connection::Connection(const DatabaseFile& file, const Limits& limits)
         {SQLITE_LIMIT_ATTACHED, 0},
         // LIKE and GLOB take up to (value bytes) x (pattern bytes) inside one step.
         {SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 500},
-        {SQLITE_LIMIT_VARIABLE_NUMBER, 1},
+        // A query's own parameters are refused; FTS5 binds one for each column of its tables.
+        {SQLITE_LIMIT_VARIABLE_NUMBER, 2100},
         {SQLITE_LIMIT_TRIGGER_DEPTH, 1},
         {SQLITE_LIMIT_WORKER_THREADS, 0},
     };

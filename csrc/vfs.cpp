@@ -175,11 +175,24 @@ int vfs_randomness(sqlite3_vfs* vfs, int size, char* out) {
 int vfs_sleep(sqlite3_vfs* vfs, int microseconds) {
     return base(vfs)->xSleep(base(vfs), microseconds);
 }
+// A file system has one of the two clocks at least; builds without deprecated code lack the first.
+int vfs_current_time_64(sqlite3_vfs* vfs, sqlite3_int64* milliseconds) {
+    if (base(vfs)->iVersion >= 2 && base(vfs)->xCurrentTimeInt64 != nullptr) {
+        return base(vfs)->xCurrentTimeInt64(base(vfs), milliseconds);
+    }
+    double days = 0.0;
+    const int rc = base(vfs)->xCurrentTime(base(vfs), &days);
+    *milliseconds = static_cast<sqlite3_int64>(days * 86400000.0);
+    return rc;
+}
 int vfs_current_time(sqlite3_vfs* vfs, double* days) {
-    return base(vfs)->xCurrentTime(base(vfs), days);
+    sqlite3_int64 milliseconds = 0;
+    const int rc = vfs_current_time_64(vfs, &milliseconds);
+    *days = static_cast<double>(milliseconds) / 86400000.0;
+    return rc;
 }
 int vfs_last_error(sqlite3_vfs* vfs, int size, char* out) {
-    return base(vfs)->xGetLastError(base(vfs), size, out);
+    return base(vfs)->xGetLastError == nullptr ? 0 : base(vfs)->xGetLastError(base(vfs), size, out);
 }
 
 }  // namespace
@@ -192,7 +205,7 @@ bool register_read_only_vfs() {
     sqlite3_vfs* system = sqlite3_vfs_find(nullptr);
     if (system == nullptr) return false;
     std::memset(&vfs, 0, sizeof vfs);
-    vfs.iVersion = 1;
+    vfs.iVersion = 2;
     vfs.szOsFile = std::max(system->szOsFile, static_cast<int>(sizeof(TempFile)));
     vfs.mxPathname = system->mxPathname;
     vfs.zName = kReadOnlyVfs;
@@ -209,6 +222,7 @@ bool register_read_only_vfs() {
     vfs.xSleep = vfs_sleep;
     vfs.xCurrentTime = vfs_current_time;
     vfs.xGetLastError = vfs_last_error;
+    vfs.xCurrentTimeInt64 = vfs_current_time_64;
     return sqlite3_vfs_register(&vfs, 0) == SQLITE_OK;
 }
 
