@@ -68,7 +68,9 @@ void replace_function(sqlite3_context* context, int, sqlite3_value** arguments) 
     const std::string_view text = text_of(arguments[0]);
     const std::string_view pattern = text_of(arguments[1]);
     if (pattern.empty()) {
-        sqlite3_result_value(context, arguments[0]);  // unconverted, as SQLite does
+        // Older libraries (3.40) hand a number back unconverted; the one in apsw makes it text.
+        sqlite3_result_text64(context, text.data() == nullptr ? "" : text.data(), text.size(),
+                              SQLITE_TRANSIENT, SQLITE_UTF8);
         return;
     }
     if (is_null(arguments[2])) return;

@@ -158,8 +158,10 @@ TEST(linear_functions_agree_with_the_library) {
     };
     for (int i = 0; i < 3000; ++i) {
         const std::string x = value(), y = value(), z = value();
+        // With an empty pattern replace() depends on the library's version for numbers.
+        const std::string pattern = y == "''" ? "'a'" : y;
         for (const std::string& call :
-             {"instr(" + x + "," + y + ")", "replace(" + x + "," + y + "," + z + ")",
+             {"instr(" + x + "," + y + ")", "replace(" + x + "," + pattern + "," + z + ")",
               "trim(" + x + "," + y + ")", "ltrim(" + x + "," + y + ")",
               "rtrim(" + x + "," + y + ")", "trim(" + x + ")", "rtrim(" + x + ")"}) {
             if (evaluate(own, call) != evaluate(plain, call)) {
