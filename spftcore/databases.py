@@ -84,7 +84,7 @@ class ForeignKey:
     constraint: int = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: a schema is a costly thing to hash
 class Database:
     """The schema of one SQLite file. Look-ups ignore case, as SQLite does."""
 

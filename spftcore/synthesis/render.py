@@ -25,13 +25,13 @@ class FillError(ValueError):
         self.cause = cause
 
 
-def render(
+def join_trees(
     template: CompiledTemplate,
     binding: Binding,
     database: Database,
     rng: random.Random | None = None,
-) -> str:
-    """The SQL of a template under a binding, in the style of `normalise_sql`.
+) -> dict[int, JoinTree]:
+    """The join trees of the FROM clauses a template leaves open, by number of the SELECT.
 
     Args:
         rng: chooses among equally short join paths; without it the choice is fixed.
@@ -39,7 +39,34 @@ def render(
     Raises:
         FillError: tables of one FROM clause are not connected by foreign keys.
     """
-    return _Rendering(template, binding, database, rng).text
+    trees: dict[int, JoinTree] = {}
+    for part in template.parts:
+        if isinstance(part, FromMention):
+            tables = [binding.tables[instance] for instance in part.instances]
+            tree = join_graph(database).tree(tables, rng)
+            if tree is None:
+                raise FillError("tables not connected")
+            trees[part.scope] = tree
+    return trees
+
+
+def render(
+    template: CompiledTemplate,
+    binding: Binding,
+    database: Database,
+    trees: dict[int, JoinTree] | None = None,
+) -> str:
+    """The SQL of a template under a binding, in the style of `normalise_sql`.
+
+    Args:
+        trees: the joins to write; by default `join_trees` without chance.
+
+    Raises:
+        FillError: tables are not connected, or a join path hides a correlated table.
+    """
+    if trees is None:
+        trees = join_trees(template, binding, database)
+    return _Rendering(template, binding, database, trees).text
 
 
 class _Rendering:
@@ -48,19 +75,12 @@ class _Rendering:
         template: CompiledTemplate,
         binding: Binding,
         database: Database,
-        rng: random.Random | None,
+        trees: dict[int, JoinTree],
     ) -> None:
         self.template = template
         self.binding = binding
-        self.trees: dict[int, JoinTree] = {}
+        self.trees = trees
         self.sources: dict[int, int] = {}  # number of sources by scope
-        for part in template.parts:
-            if isinstance(part, FromMention):
-                tables = [binding.tables[instance] for instance in part.instances]
-                tree = join_graph(database).tree(tables, rng)
-                if tree is None:
-                    raise FillError("tables not connected")
-                self.trees[part.scope] = tree
         for number, scope in enumerate(template.scopes):
             tree = self.trees.get(number)
             self.sources[number] = len(tree.tables) if tree else len(scope.instances)

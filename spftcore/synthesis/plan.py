@@ -1,0 +1,234 @@
+"""Which tables and columns of one database fit the slots of one template."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from spftcore.databases import Column, Database, Table, natural_name
+from spftcore.synthesis.extract import join_graph
+from spftcore.synthesis.render import FillError
+from spftcore.synthesis.templates import ColumnSlot, CompiledTemplate, FromMention
+from spftcore.synthesis.values import DatabaseValues
+
+MOST_BRIDGES = 2  # tables on a join path that no slot asks for
+MOST_ASSIGNMENTS = 400  # kept per template and database
+MOST_VISITS = 20_000  # steps of the search for them
+
+# Numbers that name things: adding or averaging them says nothing.
+_LABEL = re.compile(
+    r"\b(id|ids|no|nr|num|number|code|zip|postcode|postal|phone|telephone|fax|year|month|day|date"
+    r"|latitude|longitude|lat|long|lng|rank|ssn|isbn|key)\b"
+)
+_IDENTIFIER = re.compile(r"\b(id|ids|key|ssn|uid|uuid|guid)\b")
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a template does with a column slot."""
+
+    measure: bool = False  # averaged or summed
+    sorted: bool = False  # an ORDER BY term
+    ranged: bool = False  # compared by < or >
+    valued: bool = False  # compared with a literal
+    grouped: bool = False  # a GROUP BY term of a SELECT over one table
+
+
+@dataclass
+class Plan:
+    """Table assignments with weights, and the columns that fit each slot in each table."""
+
+    assignments: list[tuple[str, ...]] = field(default_factory=list)  # by CompiledTemplate.tables
+    weights: list[float] = field(default_factory=list)
+    columns: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (slot, table)
+
+
+def traits(template: CompiledTemplate) -> dict[str, Traits]:
+    """The traits of every column slot of a template."""
+    found: dict[str, Traits] = {}
+    for name in template.columns:
+        mentions = [mention for mention in template.mentions if mention.slot == name]
+        operations = {slot.operation for slot in template.values.values() if slot.column == name}
+        found[name] = Traits(
+            measure=any(m.function in ("avg", "sum", "total") for m in mentions),
+            sorted=any(m.clause == "order" and not m.function for m in mentions),
+            ranged=bool(operations & {"<", ">", "low", "high", "sum"}),
+            valued=bool(operations),
+            grouped=any(
+                m.clause == "group" and len(template.scopes[m.scope].instances) == 1
+                for m in mentions
+            ),
+        )
+    return found
+
+
+def refuse_nonsense(template: CompiledTemplate, known: dict[str, Traits]) -> None:
+    """Refuse what no one asks for, whatever fills it. Raises FillError."""
+    for scope in template.scopes:
+        if "limit" in scope.clauses and "order" not in scope.clauses:
+            raise FillError("nonsense: LIMIT without ORDER BY")
+    for name, slot in template.columns.items():
+        trait = known[name]
+        if slot.key and trait.measure:
+            raise FillError("nonsense: AVG or SUM of a key")
+        if slot.key and trait.ranged:
+            raise FillError("nonsense: range over a key")
+        if slot.foreign and trait.sorted:
+            raise FillError("nonsense: ORDER BY a foreign key")
+        if slot.key and slot.kind == "number" and trait.valued:
+            raise FillError("nonsense: condition on a numeric key")
+        if trait.measure and slot.kind not in (None, "number"):
+            raise FillError("nonsense: AVG or SUM of text")
+
+
+def make_plan(template: CompiledTemplate, database: Database, values: DatabaseValues) -> Plan:
+    """Search the table assignments of a template in a database.
+
+    Raises:
+        FillError: nothing fits, or the template is nonsense.
+    """
+    known = traits(template)
+    refuse_nonsense(template, known)
+    return _Search(template, database, values, known).plan
+
+
+class _Search:
+    def __init__(
+        self,
+        template: CompiledTemplate,
+        database: Database,
+        values: DatabaseValues,
+        known: dict[str, Traits],
+    ) -> None:
+        self.template = template
+        self.database = database
+        self.values = values
+        self.traits = known
+        self.graph = join_graph(database)
+        self.plan = Plan()
+        self.visits = 0
+        self.slots = {
+            table: [slot for slot in template.columns.values() if slot.table == table]
+            for table in template.tables
+        }
+        self.together = [
+            [instance.split("#")[0] for instance in part.instances]
+            for part in template.parts
+            if isinstance(part, FromMention)
+        ]
+        # The search may stop early, so it must not always begin with the same tables.
+        self.order = list(database.tables)
+        random.Random(len(template.parts)).shuffle(self.order)
+        for assignment in self._assign({}):
+            self.plan.assignments.append(tuple(assignment[slot] for slot in template.tables))
+            self.plan.weights.append(self._weight(assignment))
+            if len(self.plan.assignments) >= MOST_ASSIGNMENTS:
+                break
+        if not self.plan.assignments:
+            raise FillError("no table fits")
+
+    def _assign(self, chosen: dict[str, str]) -> Iterator[dict[str, str]]:
+        if len(chosen) == len(self.template.tables):
+            yield dict(chosen)
+            return
+        slot = self.template.tables[len(chosen)]
+        for table in self.order:
+            self.visits += 1
+            if self.visits > MOST_VISITS:
+                return
+            if table.rows == 0 or table.name in chosen.values():
+                continue
+            chosen[slot] = table.name
+            if (
+                self._connected(slot, chosen)
+                and self._referring(chosen)
+                and self._fits(slot, table)
+            ):
+                yield from self._assign(chosen)
+            del chosen[slot]
+
+    def _connected(self, slot: str, chosen: dict[str, str]) -> bool:
+        for group in self.together:
+            if slot not in group:
+                continue
+            for other in group:
+                if other == slot or other not in chosen:
+                    continue
+                distance = self.graph.distance(chosen[other], chosen[slot])
+                if distance is None or distance > MOST_BRIDGES + 1:
+                    return False
+        return True
+
+    def _referring(self, chosen: dict[str, str]) -> bool:
+        for column in self.template.columns.values():
+            if column.refers in chosen and column.table in chosen:
+                table, referred = chosen[column.table], chosen[column.refers]
+                if not any(
+                    key.table == table and key.ref_table == referred
+                    for key in self.database.foreign_keys
+                ):
+                    return False
+        return True
+
+    def _fits(self, slot: str, table: Table) -> bool:
+        taken: set[str] = set()
+        for column in self.slots[slot]:
+            key = (column.name, table.name)
+            if key not in self.plan.columns:
+                self.plan.columns[key] = [
+                    candidate.name
+                    for candidate in table.columns
+                    if self._column_fits(column, table, candidate)
+                ]
+            taken |= set(self.plan.columns[key])
+            if not self.plan.columns[key]:
+                return False
+        return len(taken) >= len(self.slots[slot])
+
+    def _column_fits(self, slot: ColumnSlot, table: Table, column: Column) -> bool:
+        primary = column.primary_key and len(table.primary_key) == 1
+        foreign = self.database.is_foreign_key(table.name, column.name)
+        if (slot.primary, slot.foreign) != (primary, foreign):
+            return False
+        if slot.kind is not None and slot.kind != column.kind:
+            return False
+        trait = self.traits[slot.name]
+        if not column.examples:
+            return False
+        name = f"{natural_name(column.name)} {column.natural_name}".lower()
+        if not slot.key:
+            if (trait.ranged or trait.sorted or trait.valued) and (
+                column.kind == "number" and _IDENTIFIER.search(name)
+            ):
+                return False
+            if trait.measure and _LABEL.search(name):
+                return False
+            if trait.grouped and not self._repeats(table, column):
+                return False
+        if trait.valued:
+            distinct = self.values.distinct(table.name, column.name)
+            return len(distinct) > (1 if trait.ranged else 0)
+        return True
+
+    def _repeats(self, table: Table, column: Column) -> bool:
+        """Whether groups by this column have more than one row, and there are several."""
+        distinct = len(self.values.distinct(table.name, column.name))
+        return 1 < distinct <= 0.7 * len(self.values.rows(table.name))
+
+    def _weight(self, assignment: dict[str, str]) -> float:
+        weight = 1.0
+        for group in self.together:
+            tree = self.graph.tree([assignment[slot] for slot in group])
+            if tree is not None:
+                weight /= (1.0 + len(tree.tables) - len(group)) ** 2
+        return weight
+
+
+def overlap(values: DatabaseValues, one: tuple[str, str], other: tuple[str, str]) -> float:
+    """The share of the smaller column's distinct values that the other column has too."""
+    left, right = set(values.distinct(*one)), set(values.distinct(*other))
+    if not left or not right:
+        return 0.0
+    return len(left & right) / min(len(left), len(right))
