@@ -1,16 +1,20 @@
 """Triton kernels for pairs.py: one launch for the loss of all pairs, one for its gradient.
 
-Forward: one program takes 16 pairs and walks along their four segments in tiles of 16 x 64 tokens,
+Forward: one program takes 16 pairs and walks along their four segments in tiles of 16 x 32 tokens,
 in fp32. Traffic: each pair reads 2 (len(y) + len(y')) token log-probs once (a gold shared by k
 pairs k times) and writes 8 numbers; for 4,096 pairs of 2 x 60 tokens in fp32 that is 4 MB, about
 1 us at 4.8 TB/s, below the launch itself. 16 pairs a program give 256 programs there, two per
-multiprocessor; 64 tokens are a usual query's length, so most segments take one tile.
+multiprocessor; a usual query of 60 tokens takes two tiles. Tiles of 64 tokens took twice the
+registers, and the compiler spilled for sm_90.
 
 Backward: one program takes 16 sequences, finds their pairs by comparing with all P (in tiles of
 16 x 128), sums the coefficients and writes them to the tokens. S P comparisons cost less than a
 sort at these sizes (8,192 x 4,096: 34 M), and sums in a fixed order need no atomics: same inputs,
 same bits. Traffic: N numbers written, 2 P indices and 3 P numbers read per 16 sequences, from L2.
 """
+
+# mypy: disable-error-code="no-untyped-def"
+# Triton reads the annotations of a kernel's parameters: only constexpr ones carry one.
 
 from typing import Any
 
@@ -23,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from spftcore.kernels.pairs import PairStatistics
 
 BLOCK_PAIRS = 16
-BLOCK_TOKENS = 64
+BLOCK_TOKENS = 32
 BLOCK_SEQUENCES = 16
 BLOCK_SCAN = 128
 WARPS = 4
@@ -67,17 +71,18 @@ def pair_loss_kernel(
     BLOCK_PAIRS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
 ):
-    """losses [P]; results [7, P]: margin, a, b, a - a_ref, b - b_ref, d loss / d a, d loss / d b."""
+    """losses [P]; results [7, P]: margin, a, b, a - a_ref, b - b_ref, d loss/d a, d loss/d b."""
     pair = tl.program_id(0) * BLOCK_PAIRS + tl.arange(0, BLOCK_PAIRS)
     inside = pair < pairs
     gold = tl.load(chosen + pair, mask=inside, other=0)
     answer = tl.load(rejected + pair, mask=inside, other=0)
-    start = tl.load(cu_seqlens + gold, mask=inside, other=0)
-    end = tl.load(cu_seqlens + gold + 1, mask=inside, other=0)
+    # int32: a batch holds fewer than 2^31 tokens, and 64-bit offsets would double the registers.
+    start = tl.load(cu_seqlens + gold, mask=inside, other=0).to(tl.int32)
+    end = tl.load(cu_seqlens + gold + 1, mask=inside, other=0).to(tl.int32)
     a, gain = _segment_sums(main, other, start, end, BLOCK_PAIRS, BLOCK_TOKENS)
     length = tl.where(inside, end - start, 1).to(tl.float32)
-    start = tl.load(cu_seqlens + answer, mask=inside, other=0)
-    end = tl.load(cu_seqlens + answer + 1, mask=inside, other=0)
+    start = tl.load(cu_seqlens + answer, mask=inside, other=0).to(tl.int32)
+    end = tl.load(cu_seqlens + answer + 1, mask=inside, other=0).to(tl.int32)
     b, against = _segment_sums(main, other, start, end, BLOCK_PAIRS, BLOCK_TOKENS)
 
     w = tl.load(scale + pair, mask=inside, other=0.0).to(tl.float32)
@@ -136,8 +141,8 @@ def pair_gradient_kernel(
         answer = tl.load(rejected + pair, mask=known, other=-1)
         total += tl.sum(tl.where(sequence[:, None] == gold[None, :], pull[None, :], 0.0), axis=1)
         total += tl.sum(tl.where(sequence[:, None] == answer[None, :], push[None, :], 0.0), axis=1)
-    start = tl.load(cu_seqlens + sequence, mask=inside, other=0)
-    end = tl.load(cu_seqlens + sequence + 1, mask=inside, other=0)
+    start = tl.load(cu_seqlens + sequence, mask=inside, other=0).to(tl.int32)
+    end = tl.load(cu_seqlens + sequence + 1, mask=inside, other=0).to(tl.int32)
     offsets = tl.arange(0, BLOCK_TOKENS)
     longest = tl.max(end - start, axis=0)
     for first in range(0, longest, BLOCK_TOKENS):

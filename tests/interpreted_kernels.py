@@ -37,8 +37,8 @@ def truth_and_plain(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cap", [None, 2.5])
-@pytest.mark.parametrize("shape", [(31, 123), (2, 1), (3, 2), (5, 4096), (2, 20001)])
-@pytest.mark.parametrize("spread", [0.05, 3.0, 80.0])
+@pytest.mark.parametrize("shape", [(31, 123), (2, 1), (3, 4096), (2, 20001)])
+@pytest.mark.parametrize("spread", [0.05, 80.0])
 def test_target_logprobs_and_gradient(dtype, cap, shape, spread):
     torch.manual_seed(0)
     logits = (torch.randn(shape, device=DEVICE).clamp(-1, 1) * spread).to(dtype)
@@ -93,8 +93,7 @@ def test_nan_stays_in_its_row_and_an_unknown_target_is_nan():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("rewards", ["zero", "one", "graded"])
-@pytest.mark.parametrize("nll_weight", [0.0, 0.5])
-def test_pair_loss_statistics_and_gradient(dtype, weighted, rewards, nll_weight):
+def test_pair_loss_statistics_and_gradient(dtype, weighted, rewards):
     # Lengths across tile borders, length 1, two rejected per gold, a sequence in no pair, and more
     # pairs than one program holds.
     lengths = [5, 1, 17, 64, 65, 2, 130, 4] * 3
@@ -107,7 +106,7 @@ def test_pair_loss_statistics_and_gradient(dtype, weighted, rewards, nll_weight)
     reward = {"zero": torch.zeros(pairs), "one": torch.ones(pairs), "graded": torch.rand(pairs)}
     scale = reward[rewards]
     weight = torch.rand(pairs) if weighted else None
-    lam = 0.4
+    lam, nll_weight = 0.4, 0.5 if weighted else 0.0
     true_input = main.double().requires_grad_()
     truth = looped_pair_loss(
         true_input,
