@@ -139,7 +139,8 @@ class _Synthesis:
         ]
         self.fillers = {database.id: Filler(database) for database in self.databases}
         self.seen_text: set[tuple[str, str]] = set()
-        self.seen_form: set[tuple[str, str]] = set()
+        self.seen_forms: dict[tuple[str, ...], set[str]] = {}
+        self.excluded_literals = {literals(form) for form in exclude}
         self.fruitless: Counter[tuple[str, str]] = Counter()
         self.result = SynthesisResult()
 
@@ -186,15 +187,10 @@ class _Synthesis:
         passed: list[tuple[_Candidate, int]] = []  # with the number of its first probe, or -1
         for candidate, outcome in zip(candidates, outcomes, strict=True):
             cause = _cause(outcome)
-            form = (candidate.query.database, canonical(candidate.query.sql, candidate.database))
-            if not cause and form in self.seen_form:
-                cause = "duplicate"
-            if not cause and form[1] in self.exclude:
-                cause = "excluded"
+            cause = cause or self._known(candidate)
             if cause:
                 self.result.rejections[cause] += 1
                 continue
-            self.seen_form.add(form)
             variants = tie_variants(candidate.query.sql, outcome.columns)
             passed.append((candidate, len(probes) if variants else -1))
             probes += [(candidate.database.path, sql) for sql in variants]
@@ -209,6 +205,49 @@ class _Synthesis:
             self.fruitless[candidate.query.database, candidate.query.template_id] = 0
             kept.append(candidate)
         return kept
+
+
+    def _known(self, candidate: _Candidate) -> str:
+        """'excluded' or 'duplicate' by canonical form, '' for a new query.
+
+        A canonical form costs more than all other checks together, so it is only made where
+        something cheaper cannot tell: queries of one form have the same literals, and two of
+        ours also the same words.
+        """
+        sql = candidate.query.sql
+        words = (candidate.query.database, *sorted(_WORD.findall(sql)))
+        excludable = literals(sql) in self.excluded_literals
+        if not excludable and words not in self.seen_forms:
+            self.seen_forms[words] = {sql}
+            return ""
+        form = canonical(sql, candidate.database)
+        if excludable and form in self.exclude:
+            return "excluded"
+        known = self.seen_forms.setdefault(words, set())
+        if form in {canonical(other, candidate.database) for other in known}:
+            return "duplicate"
+        known.add(sql)
+        return ""
+
+
+_WORD = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|[\w.]+|[^\w\s]")
+
+
+def literals(sql: str) -> tuple[str, ...]:
+    """The strings and numbers of a query in order, written as `canonical` writes them."""
+    found = []
+    for token in _WORD.findall(sql):
+        value = token[1:-1] if token[0] == "'" else token
+        value = value.lstrip("+-") if _NUMBER.match(value.lstrip("+-")) else value
+        if _NUMBER.match(value):
+            value = value.rstrip("0").rstrip(".") if "." in value else value
+            found.append(value)
+        elif token[0] == "'":
+            found.append(token)
+    return tuple(sorted(found))
+
+
+_NUMBER = re.compile(r"\d+(\.\d+)?\Z")
 
 
 def _cause(outcome: ExecutedQuery) -> str:
