@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 
 from spftcore import models
@@ -27,11 +26,16 @@ QUERIES_PER_PAIR = 1.5
 TEMPLATE_FLOOR = 0.5  # a template that met no wrong answer keeps half its weight
 
 
-def _corpus(context: RunContext) -> Iterable[str]:
+def _corpus(context: RunContext) -> list[str]:
     """What the tiny model's tokenizer is trained on: prompts and completions of the seeds."""
-    for pair in seeds(context):
-        yield context.renderer.text_to_sql(pair.question, pair.database, pair.evidence)
-        yield pair.sql
+    return [
+        text
+        for pair in seeds(context)
+        for text in (
+            context.renderer.text_to_sql(pair.question, pair.database, pair.evidence),
+            pair.sql,
+        )
+    ]
 
 
 def _start(context: RunContext, purpose: str) -> LanguageModel:

@@ -106,6 +106,6 @@ class Preference:
             "pairs": float(count),
             "wrong": float(wrong.sum()),
             # Ranking accuracy counts pairs whose answer is wrong: only these are to be ranked.
-            "ranked": float((statistics.ranked & wrong).sum()),
+            "ranked": float((statistics.ranked_right & wrong).sum()),
         }
         return loss.sum(), sums
