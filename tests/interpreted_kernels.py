@@ -12,6 +12,7 @@ import torch
 from test_kernels_pair_loss import batch, looped_pair_loss
 from torch import Tensor
 
+from spftcore.kernels import linear_logprobs, linear_logprobs_reference
 from spftcore.kernels.logits import target_logprobs_reference
 from spftcore.kernels.logits_triton import target_logprobs_triton_
 from spftcore.kernels.pairs_triton import pair_loss_triton
@@ -37,7 +38,7 @@ def truth_and_plain(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cap", [None, 2.5])
-@pytest.mark.parametrize("shape", [(31, 123), (2, 1), (3, 4096), (2, 20001)])
+@pytest.mark.parametrize("shape", [(7, 123), (2, 1), (2, 4096), (2, 20001)])
 @pytest.mark.parametrize("spread", [0.05, 80.0])
 def test_target_logprobs_and_gradient(dtype, cap, shape, spread):
     torch.manual_seed(0)
@@ -54,6 +55,29 @@ def test_target_logprobs_and_gradient(dtype, cap, shape, spread):
     assert (ours - true).abs().max() <= (plain - true).abs().max() + tolerance
     error, plain_error = (g - true_gradient for g in (logits.double(), plain_gradient))
     assert error.abs().max() <= plain_error.abs().max() + TOLERANCE[dtype] * max(1.0, cap or 0)
+
+
+@pytest.mark.parametrize("head_is_trained", [False, True])
+def test_linear_logprobs_on_these_kernels(head_is_trained, monkeypatch):
+    def on_triton(*arguments):
+        return target_logprobs_triton_(*arguments), None
+
+    monkeypatch.setattr("spftcore.kernels.head.target_logprobs_", on_triton)
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 47, device=DEVICE, requires_grad=True)
+    weight = (torch.randn(123, 47, device=DEVICE) / 7).requires_grad_(head_is_trained)
+    targets = torch.randint(123, (7,), device=DEVICE)
+    leaves = (hidden, weight) if head_is_trained else (hidden,)
+    options = {"softcap": 3.0, "temperature": 0.8}
+    # Chunks of three rows: a trained head is formed again in backward.
+    ours = linear_logprobs(hidden, weight, targets, chunk_bytes=3 * 123 * 4, **options)
+    truth = linear_logprobs_reference(hidden.double(), weight.double(), targets, **options)
+    torch.testing.assert_close(ours.double(), truth, rtol=1e-6, atol=1e-5)
+    upstream = torch.linspace(-1, 1, 7, device=DEVICE)
+    got = torch.autograd.grad(ours, leaves, upstream)
+    expected = torch.autograd.grad(truth, leaves, upstream.double())
+    for mine, true in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, true, rtol=1e-5, atol=1e-6)
 
 
 def test_a_confident_target_keeps_its_digits():
