@@ -126,6 +126,7 @@ class Execution {
             default:
                 break;
         }
+        if (message.ends_with("may not be modified")) return end(Status::Denied, message);
         if (message.ends_with("syntax error") || message == "incomplete input" ||
             message.starts_with("unrecognized token")) {
             return end(Status::SyntaxError, message);
