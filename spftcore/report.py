@@ -144,7 +144,7 @@ def verdict_sentence(results: Sequence[SystemResult]) -> str:
             parts.append(f"{a.name} and {b.name} differ by {size}, within noise (p {p})")
     if not parts:
         names = ", ".join(result.name for result in results)
-        return f"Nothing can be compared yet: only {names} has been evaluated."
+        return f"No two of the systems to compare have been evaluated yet (only {names})."
     return "; ".join(parts) + "."
 
 
@@ -193,8 +193,8 @@ def _rich_table(results: Sequence[SystemResult]) -> Table:
 
 
 def percent(share: float) -> str:
-    """`0.4567` as `45.7 %`; a share of nothing (NaN) as a dash."""
-    return "–" if share != share else f"{100 * share:.1f} %"
+    """`0.4567` as `45.7 %`, not to be broken between lines; a share of nothing (NaN) as a dash."""
+    return "–" if share != share else f"{100 * share:.1f}\u00a0%"
 
 
 # -- the page -----------------------------------------------------------------------------------

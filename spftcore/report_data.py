@@ -220,13 +220,14 @@ def answer_kinds(answers: dict[str, dict[str, Answer]]) -> list[tuple[str, dict[
 def _kind(answer: Answer) -> str:
     if answer.verdict == "right":
         return "right"
-    if answer.verdict == "unjudged":
-        return f"unjudged: {answer.message or STATUS_NAMES.get(answer.status, answer.status)}"
-    if answer.status == "ok":
-        return "wrong result"
-    if answer.status == "empty":
-        return "wrong result: no rows"
-    return STATUS_NAMES.get(answer.status, answer.status)
+    kind = STATUS_NAMES.get(answer.status, answer.status)
+    if answer.status in ("ok", "empty"):
+        # The judge's reason up to its colon; what follows are the numbers of one answer.
+        reason = answer.message.partition(":")[0]
+        kind = "wrong result" if answer.verdict == "wrong" else ""
+        reason = "no rows" if kind and answer.status == "empty" else reason
+        kind = ": ".join(part for part in (kind, reason) if part)
+    return f"unjudged: {kind}" if answer.verdict == "unjudged" else kind
 
 
 def by_database(

@@ -1,6 +1,8 @@
 """The run store: a stage is written whole or not at all."""
 
+import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -161,3 +163,20 @@ def test_a_file_that_is_no_store_is_named(tmp_path):
 def test_a_store_that_cannot_be_created_is_named(tmp_path):
     with pytest.raises(SpftError, match=r"Cannot open the run store .*missing"):
         Store(tmp_path / "missing" / "run.sqlite")
+
+
+def test_the_documentation_names_every_table_and_column(store):
+    text = (Path(__file__).parents[1] / "docs" / "store.md").read_text(encoding="utf-8")
+    tables = text[text.index("## Tables") :]
+    sections = dict(re.findall(r"\n\*\*(\w+)\*\*:(.*?)(?=\n\*\*|\n## )", tables, re.DOTALL))
+    names = [name for (name,) in store.query("select name from sqlite_schema where type = 'table'")]
+    assert sorted(sections) == sorted(names)
+    for name, section in sections.items():
+        for (column,) in store.query("select name from pragma_table_info(?)", (name,)):
+            assert column == "stage" or f"`{column}`" in section, f"{name}.{column}"
+
+
+def test_the_documented_queries_run(store):
+    text = (Path(__file__).parents[1] / "docs" / "store.md").read_text(encoding="utf-8")
+    for query in text.partition("```sql")[2].partition("```")[0].split(";")[:-1]:
+        store.query(query)
