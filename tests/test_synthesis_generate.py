@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spftcore.databases import Catalogue, Database
+from spftcore.errors import SpftError
 from spftcore.synthesis import (
     FillError,
     Template,
@@ -319,7 +320,7 @@ def test_literals_agree_with_canonical_forms(library: Database) -> None:
 
 def test_nothing_to_draw_from_is_an_error(library: Database) -> None:
     with Executor(threads=1) as executor:
-        with pytest.raises(ValueError, match="no template"):
+        with pytest.raises(SpftError, match="gave a template"):
             synthesize_sql(TemplatePool(), [library], executor, 1, random.Random(0))
-        with pytest.raises(ValueError, match="no database"):
+        with pytest.raises(SpftError, match="none of the 0 databases"):
             synthesize_sql(pool_of(library, SEEDS), [], executor, 1, random.Random(0))

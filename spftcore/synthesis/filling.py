@@ -8,7 +8,7 @@ from functools import lru_cache
 from spftcore.databases import Database
 from spftcore.synthesis.extract import Binding
 from spftcore.synthesis.joins import JoinTree
-from spftcore.synthesis.plan import Plan, make_plan, overlap
+from spftcore.synthesis.plan import Plan, column_facts, make_plan, overlap
 from spftcore.synthesis.render import FillError, join_trees, render
 from spftcore.synthesis.templates import (
     CompiledTemplate,
@@ -42,6 +42,7 @@ class Filler:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.values = DatabaseValues(database)
+        self._facts = column_facts(database)
         self._plans: dict[str, Plan | FillError] = {}
         self._alike: dict[tuple[str, str, str, str], bool] = {}
         self._rows_by_value: dict[tuple[str, str], dict[object, list[int]]] = {}
@@ -51,7 +52,7 @@ class Filler:
         known = self._plans.get(template.id)
         if known is None:
             try:
-                known = make_plan(template.compiled, self.database, self.values)
+                known = make_plan(template.compiled, self.database, self.values, self._facts)
             except FillError as error:
                 known = error
             self._plans[template.id] = known

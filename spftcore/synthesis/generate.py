@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from spftcore.databases import Database
+from spftcore.errors import SpftError
 from spftcore.synthesis.filling import Filler
 from spftcore.synthesis.render import FillError
 from spftcore.synthesis.sql_text import canonical
@@ -18,6 +19,7 @@ from spftcore.synthesis.templates import Template, TemplatePool
 
 BATCH = 256  # queries handed to the executor at a time
 MOST_FRUITLESS = 40  # batches in a row that keep next to nothing before synthesis gives up
+MOST_TRIES = 6  # fillings of one drawn template before another is drawn
 TIRED_AFTER = 30  # draws of one template in one database without a new query
 
 
@@ -80,6 +82,8 @@ class SynthesisResult:
 class _Candidate:
     database: Database
     query: SynthesizedSQL
+    template: Template
+    tries: int
 
 
 def synthesize_sql(
@@ -107,10 +111,13 @@ def synthesize_sql(
         per_database: weight by database id; missing ids get none. All alike by default.
 
     Raises:
-        ValueError: the pool is empty, or no database with rows has a weight.
+        SpftError: the pool is empty, or no database with rows has a weight.
     """
     if len(pool) == 0:
-        raise ValueError("the pool holds no template")
+        raise SpftError(
+            "Nothing can be synthesised: no query of data.pairs gave a template. "
+            "Check that the pairs belong to the databases in data.databases."
+        )
     return _Synthesis(pool, databases, executor, rng, exclude, per_database).run(count)
 
 
@@ -132,7 +139,10 @@ class _Synthesis:
             and (per_database is None or per_database.get(database.id, 0.0) > 0)
         ]
         if not self.databases:
-            raise ValueError("no database with rows to synthesise for")
+            raise SpftError(
+                f"Nothing can be synthesised: none of the {len(databases)} databases given has "
+                "rows. Add rows, or other databases to data.databases."
+            )
         self.weights = [
             1.0 if per_database is None else per_database[database.id]
             for database in self.databases
@@ -142,6 +152,7 @@ class _Synthesis:
         self.seen_forms: dict[tuple[str, ...], set[str]] = {}
         self.excluded_literals = {literals(form) for form in exclude}
         self.fruitless: Counter[tuple[str, str]] = Counter()
+        self.again: deque[tuple[Template, int]] = deque()  # templates to try once more
         self.result = SynthesisResult()
 
     def run(self, count: int) -> SynthesisResult:
@@ -155,6 +166,13 @@ class _Synthesis:
             self.result.queries += [candidate.query for candidate in kept[:missing]]
         return self.result
 
+    def _reject(self, cause: str, template: Template, tries: int) -> None:
+        """Count a rejection. The template is tried again, elsewhere or with other values:
+        otherwise the kinds of query that fail more often would be rarer than in the pool."""
+        self.result.rejections[cause] += 1
+        if tries < MOST_TRIES:
+            self.again.append((template, tries + 1))
+
     def _candidates(self, wanted: int) -> list[_Candidate]:
         found: list[_Candidate] = []
         for _ in range(4 * wanted):
@@ -162,11 +180,12 @@ class _Synthesis:
                 break
             self.result.draws += 1
             database = self.rng.choices(self.databases, self.weights)[0]
-            template = self.pool.draw(self.rng)
+            template, tries = self.again.popleft() if self.again else (self.pool.draw(self.rng), 1)
             try:
-                found.append(_Candidate(database, self._fill(database, template)))
+                query = self._fill(database, template)
+                found.append(_Candidate(database, query, template, tries))
             except FillError as error:
-                self.result.rejections[error.cause] += 1
+                self._reject(error.cause, template, MOST_TRIES if error.hopeless else tries)
         return found
 
     def _fill(self, database: Database, template: Template) -> SynthesizedSQL:
@@ -189,7 +208,7 @@ class _Synthesis:
             cause = _cause(outcome)
             cause = cause or self._known(candidate)
             if cause:
-                self.result.rejections[cause] += 1
+                self._reject(cause, candidate.template, candidate.tries)
                 continue
             variants = tie_variants(candidate.query.sql, outcome.columns)
             passed.append((candidate, len(probes) if variants else -1))
@@ -200,12 +219,11 @@ class _Synthesis:
             if first >= 0:
                 one, other = answers[first], answers[first + 1]
                 if not (one.ran and other.ran and one.fingerprint == other.fingerprint):
-                    self.result.rejections["LIMIT among ties"] += 1
+                    self._reject("LIMIT among ties", candidate.template, candidate.tries)
                     continue
             self.fruitless[candidate.query.database, candidate.query.template_id] = 0
             kept.append(candidate)
         return kept
-
 
     def _known(self, candidate: _Candidate) -> str:
         """'excluded' or 'duplicate' by canonical form, '' for a new query.

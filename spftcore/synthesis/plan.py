@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from spftcore.databases import Column, Database, Table, natural_name
+from spftcore.databases import Database, Table, natural_name
 from spftcore.synthesis.extract import join_graph
 from spftcore.synthesis.render import FillError
 from spftcore.synthesis.templates import ColumnSlot, CompiledTemplate, FromMention
@@ -34,6 +34,7 @@ class Traits:
     ranged: bool = False  # compared by < or >
     valued: bool = False  # compared with a literal
     grouped: bool = False  # a GROUP BY term of a SELECT over one table
+    counted: bool = False  # fixes by `=` what a SELECT over one table counts or averages
 
 
 @dataclass
@@ -43,6 +44,41 @@ class Plan:
     assignments: list[tuple[str, ...]] = field(default_factory=list)  # by CompiledTemplate.tables
     weights: list[float] = field(default_factory=list)
     columns: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (slot, table)
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What the search asks of a column again and again."""
+
+    name: str
+    kind: str
+    primary: bool  # the whole primary key by itself
+    foreign: bool
+    has_values: bool
+    identifier: bool  # named like a key, declared or not
+    label: bool  # a number that names or dates things
+
+
+def column_facts(database: Database) -> dict[str, list[ColumnFacts]]:
+    """The facts of all columns by table."""
+    facts: dict[str, list[ColumnFacts]] = {}
+    for table in database.tables:
+        alone = len(table.primary_key) == 1
+        facts[table.name] = []
+        for column in table.columns:
+            name = f"{natural_name(column.name)} {column.natural_name}".lower()
+            facts[table.name].append(
+                ColumnFacts(
+                    name=column.name,
+                    kind=column.kind,
+                    primary=column.primary_key and alone,
+                    foreign=database.is_foreign_key(table.name, column.name),
+                    has_values=bool(column.examples),
+                    identifier=bool(_IDENTIFIER.search(name)),
+                    label=bool(_LABEL.search(name)),
+                )
+            )
+    return facts
 
 
 def traits(template: CompiledTemplate) -> dict[str, Traits]:
@@ -60,30 +96,45 @@ def traits(template: CompiledTemplate) -> dict[str, Traits]:
                 m.clause == "group" and len(template.scopes[m.scope].instances) == 1
                 for m in mentions
             ),
+            counted="=" in operations and any(_aggregates(template, m.scope) for m in mentions),
         )
     return found
+
+
+def _aggregates(template: CompiledTemplate, scope: int) -> bool:
+    """Whether a SELECT over one table gives nothing but aggregates."""
+    if len(template.scopes[scope].instances) != 1:
+        return False
+    if any(m.scope == scope and m.clause == "select" and not m.function for m in template.mentions):
+        return False
+    return template.scopes[scope].aggregates
 
 
 def refuse_nonsense(template: CompiledTemplate, known: dict[str, Traits]) -> None:
     """Refuse what no one asks for, whatever fills it. Raises FillError."""
     for scope in template.scopes:
         if "limit" in scope.clauses and "order" not in scope.clauses:
-            raise FillError("nonsense: LIMIT without ORDER BY")
+            raise FillError("nonsense: LIMIT without ORDER BY", hopeless=True)
     for name, slot in template.columns.items():
         trait = known[name]
         if slot.key and trait.measure:
-            raise FillError("nonsense: AVG or SUM of a key")
+            raise FillError("nonsense: AVG or SUM of a key", hopeless=True)
         if slot.key and trait.ranged:
-            raise FillError("nonsense: range over a key")
+            raise FillError("nonsense: range over a key", hopeless=True)
         if slot.foreign and trait.sorted:
-            raise FillError("nonsense: ORDER BY a foreign key")
+            raise FillError("nonsense: ORDER BY a foreign key", hopeless=True)
         if slot.key and slot.kind == "number" and trait.valued:
-            raise FillError("nonsense: condition on a numeric key")
+            raise FillError("nonsense: condition on a numeric key", hopeless=True)
         if trait.measure and slot.kind not in (None, "number"):
-            raise FillError("nonsense: AVG or SUM of text")
+            raise FillError("nonsense: AVG or SUM of text", hopeless=True)
 
 
-def make_plan(template: CompiledTemplate, database: Database, values: DatabaseValues) -> Plan:
+def make_plan(
+    template: CompiledTemplate,
+    database: Database,
+    values: DatabaseValues,
+    facts: dict[str, list[ColumnFacts]],
+) -> Plan:
     """Search the table assignments of a template in a database.
 
     Raises:
@@ -91,7 +142,7 @@ def make_plan(template: CompiledTemplate, database: Database, values: DatabaseVa
     """
     known = traits(template)
     refuse_nonsense(template, known)
-    return _Search(template, database, values, known).plan
+    return _Search(template, database, values, facts, known).plan
 
 
 class _Search:
@@ -100,8 +151,10 @@ class _Search:
         template: CompiledTemplate,
         database: Database,
         values: DatabaseValues,
+        facts: dict[str, list[ColumnFacts]],
         known: dict[str, Traits],
     ) -> None:
+        self.facts = facts
         self.template = template
         self.database = database
         self.values = values
@@ -179,7 +232,7 @@ class _Search:
             if key not in self.plan.columns:
                 self.plan.columns[key] = [
                     candidate.name
-                    for candidate in table.columns
+                    for candidate in self.facts[table.name]
                     if self._column_fits(column, table, candidate)
                 ]
             taken |= set(self.plan.columns[key])
@@ -187,33 +240,29 @@ class _Search:
                 return False
         return len(taken) >= len(self.slots[slot])
 
-    def _column_fits(self, slot: ColumnSlot, table: Table, column: Column) -> bool:
-        primary = column.primary_key and len(table.primary_key) == 1
-        foreign = self.database.is_foreign_key(table.name, column.name)
-        if (slot.primary, slot.foreign) != (primary, foreign):
+    def _column_fits(self, slot: ColumnSlot, table: Table, column: ColumnFacts) -> bool:
+        if (slot.primary, slot.foreign) != (column.primary, column.foreign):
             return False
         if slot.kind is not None and slot.kind != column.kind:
             return False
         trait = self.traits[slot.name]
-        if not column.examples:
+        if not column.has_values:
             return False
-        name = f"{natural_name(column.name)} {column.natural_name}".lower()
         if not slot.key:
-            if (trait.ranged or trait.sorted or trait.valued) and (
-                column.kind == "number" and _IDENTIFIER.search(name)
-            ):
+            weighed = trait.ranged or trait.sorted or trait.valued
+            if weighed and column.kind == "number" and column.identifier:
                 return False
-            if trait.measure and _LABEL.search(name):
+            if trait.measure and column.label:
                 return False
-            if trait.grouped and not self._repeats(table, column):
+            if (trait.grouped or trait.counted) and not self._repeats(table, column):
                 return False
         if trait.valued:
             distinct = self.values.distinct(table.name, column.name)
             return len(distinct) > (1 if trait.ranged else 0)
         return True
 
-    def _repeats(self, table: Table, column: Column) -> bool:
-        """Whether groups by this column have more than one row, and there are several."""
+    def _repeats(self, table: Table, column: ColumnFacts) -> bool:
+        """Whether rows share values of this column, and there are several values."""
         distinct = len(self.values.distinct(table.name, column.name))
         return 1 < distinct <= 0.7 * len(self.values.rows(table.name))
 

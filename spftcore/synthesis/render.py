@@ -18,11 +18,15 @@ from spftcore.synthesis.templates import (
 
 
 class FillError(ValueError):
-    """A template that this database, or this draw, cannot fill; `cause` is short."""
+    """A template that this database, or this draw, cannot fill.
 
-    def __init__(self, cause: str, detail: str = "") -> None:
-        super().__init__(f"{cause}: {detail}" if detail else cause)
+    `cause` is short, for counting; `hopeless` says that no database will do.
+    """
+
+    def __init__(self, cause: str, hopeless: bool = False) -> None:
+        super().__init__(cause)
         self.cause = cause
+        self.hopeless = hopeless
 
 
 def join_trees(

@@ -29,6 +29,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 KINDS = frozenset(("number", "text", "date", "boolean", "other"))
+AGGREGATES = frozenset(("count", "sum", "avg", "min", "max", "total", "group_concat"))
 VALUE_OPERATIONS = frozenset(
     ("=", ">", "<", "low", "high", "contains", "starts", "ends", "sum", "count", "limit")
 )
@@ -117,6 +118,7 @@ class TemplateScope:
     instances: list[str] = field(default_factory=list)
     implicit: bool = False
     derived: int = 0
+    aggregates: bool = False  # an aggregate stands in its SELECT list
     clauses: set[str] = field(default_factory=set)
 
 
@@ -220,6 +222,8 @@ class CompiledTemplate:
             is_call = bool(re.match(r"[a-z_]", previous)) and previous not in _NOT_FUNCTIONS
             if frame[1] == "from" and previous in ("from", "join", ",") and frame[0] is not None:
                 self.scopes[frame[0]].derived += 1
+            if is_call and previous in AGGREGATES and frame[0] is not None and frame[1] == "select":
+                self.scopes[frame[0]].aggregates = True
             frames.append([frame[0], frame[1], previous if is_call else frame[2]])
         elif token == ")":
             if len(frames) == 1:
