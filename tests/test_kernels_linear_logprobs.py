@@ -66,7 +66,9 @@ def assert_as_close_to_truth_as_plain_pytorch(
             error.square().mean().sqrt() if half else error.abs().max()
             for error in (mine - true, theirs - true)
         )
-        assert ours_error <= plain_error + TOLERANCE[hidden.dtype]
+        # The tolerance is for values of order 1: a gradient of 13 has a last digit of 1e-6 in fp32.
+        tolerance = TOLERANCE[hidden.dtype] * max(1.0, float(true.abs().max()))
+        assert ours_error <= plain_error + tolerance
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
