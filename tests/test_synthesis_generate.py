@@ -15,8 +15,10 @@ from spftcore.synthesis import (
     TemplatePool,
     canonical,
     extract,
+    extract_bound,
     fill,
     normalise_sql,
+    render,
     synthesize_sql,
 )
 from spftcore.synthesis.generate import literals, tie_variants
@@ -324,3 +326,42 @@ def test_nothing_to_draw_from_is_an_error(library: Database) -> None:
             synthesize_sql(TemplatePool(), [library], executor, 1, random.Random(0))
         with pytest.raises(SpftError, match="none of the 0 databases"):
             synthesize_sql(pool_of(library, SEEDS), [], executor, 1, random.Random(0))
+
+
+def test_odd_schemas_are_filled_and_never_end_the_run(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "odd.db")
+    wide = ", ".join(f"c{number} int" for number in range(500))
+    connection.executescript(
+        f"""create table "tab le" ("i""d" integer primary key, "Größe" real, "select" text);
+        create table "日本" (id integer primary key, ref int references "tab le", "a.b" text);
+        create table wide ({wide}); insert into wide (c0, c1) values (1, 2), (3, 4);
+        create table one (only_one); insert into one values ('x'), (x'00'), (null), (7);
+        create table bytes (t text); insert into bytes values (cast(x'ff' as text));
+        create view broken as select * from nowhere;"""
+    )
+    for number in range(20):
+        connection.execute(
+            'insert into "tab le" values (?, ?, ?)', (number, number * 1.5, f"v'{number % 4}")
+        )
+        connection.execute(
+            'insert into "日本" values (?, ?, ?)', (number, number % 7, f"é {number % 5}")
+        )
+    connection.commit()
+    connection.close()
+    database = Catalogue.open(tmp_path)["odd"]
+    pool = TemplatePool()
+    for text in (
+        "select {a.1: text} from {a} where {a.2: number} > {v1 > a.2}",
+        "select {a.1: text}, count(*) from {a} join {b} group by {a.1}",
+        "select {b.1: text} from {a} join {b} where {a.1: text} = {v1 = a.1}",
+        "select count(*) from {a}",
+    ):
+        pool.add(Template(text), "library")
+    with Executor(threads=1) as executor:
+        result = synthesize_sql(pool, [database], executor, 40, random.Random(0))
+    queries = {query.sql for query in result.queries}
+    assert any('"tab le"."i""d" = "日本".ref' in sql for sql in queries)
+    assert "does not run" not in result.rejections
+    for sql in queries:
+        template, binding = extract_bound(sql, database)
+        assert run(database, render(template.compiled, binding, database)) == run(database, sql)

@@ -160,7 +160,7 @@ def test_own_names_and_values_give_the_normalised_query_back(library: Database) 
         ("select rowid from book", "rowid"),
         ("delete from book", "not one SELECT"),
         ("select title from book natural join author", "join by USING or NATURAL"),
-        ("select title from book where title = '{a}'", "braces in the query"),
+        ("select '{a}' from book", "braces in the query"),
     ],
 )
 def test_what_gives_no_template_has_a_cause(sql: str, cause: str, library: Database) -> None:

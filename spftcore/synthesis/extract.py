@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
 from spftcore.databases import Database, Table
 from spftcore.synthesis.joins import JoinGraph
@@ -50,13 +51,14 @@ def extract(sql: str, database: Database) -> Template:
 
 def extract_bound(sql: str, database: Database) -> tuple[Template, Binding]:
     """The template of a query, and the binding that gives the query back."""
+    if _MARK in sql:
+        raise TemplateError("control character in the query")
     try:
-        resolved = styled(sql, database)
+        return _Extraction(styled(sql, database), database).run()
     except ResolveError as error:
         raise TemplateError(error.cause, str(error)) from error
-    if "{" in sql or "}" in sql or _MARK in sql:
-        raise TemplateError("braces in the query")
-    return _Extraction(resolved, database).run()
+    except (SqlglotError, RecursionError) as error:
+        raise TemplateError("too deep or not printable", type(error).__name__) from error
 
 
 @lru_cache(maxsize=512)
@@ -338,6 +340,8 @@ class _Extraction:
     def _number(self, marked: str) -> tuple[Template, Binding]:
         """Name the slots in the order of the text and describe each where it first stands."""
         marked = _BARE_JOIN.sub(r"\1", marked)
+        if "{" in marked or "}" in marked:
+            raise TemplateError("braces in the query")
         order = [self.marks[int(number)] for number in _MARKED.findall(marked)]
         tables: dict[str, str] = {}
         columns: dict[_Key, str] = {}

@@ -180,6 +180,8 @@ class _Resolver:
         scope = Scope(select, parent)
         self.scopes.append(scope)
         from_ = select.args.get("from_")
+        if from_ is None and select.args.get("joins"):
+            raise ResolveError("unsupported FROM", "none before a join")
         nodes = [from_.this] if from_ is not None else []
         for join in select.args.get("joins") or []:
             if join.args.get("using") or join.method:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 from sqlglot.generators.sqlite import SQLiteGenerator
 
 from spftcore.databases import Database
@@ -14,18 +15,21 @@ from spftcore.synthesis.resolve import Resolved, ResolveError, Scope, Source, Us
 # SQLite's own keywords that cannot stand as a bare name (its parser falls back to a name for
 # the others), and a few that sqlglot's parser wants quoted.
 _RESERVED_TEXT = """
-    add all alter and as autoincrement between case check collate commit constraint create
-    cross default deferrable delete distinct drop else escape except exists foreign from
-    full glob group having in index inner insert intersect into is isnull join left like
-    limit match natural not notnull null offset on or order outer over primary references
-    regexp replace returning right select set table then to transaction union unique update
-    using values when where window with current_date current_time current_timestamp true
-    false end if cast desc asc by begin interval
+    add all alter and as asc autoincrement between by case cast check collate commit
+    constraint create cross current_date current_time current_timestamp default deferrable
+    delete desc distinct drop else end escape except exists false foreign from full glob
+    group having if in index inner insert intersect into is isnull join left like limit
+    natural not notnull null offset on or order outer over primary raise references regexp
+    returning right rollback select set table then to transaction true union unique update
+    using values when where window with
 """
 RESERVED = frozenset(_RESERVED_TEXT.split())
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _QUOTED = re.compile(r"""("(?:[^"]|"")*"|'(?:[^']|'')*')""")
 _NUMERIC = re.compile(r"[+-]?\d+(\.\d+)?\Z")
+
+# What reading or printing a query may end with: sqlglot recurses once per level of a query.
+UNREADABLE = (ResolveError, SqlglotError, RecursionError)
 
 # Left alone when names are unknown: a function's name printed by sqlglot for SQLite's own.
 _SQLITE_NAMES = {"SUBSTRING": "substr", "CHAR_LENGTH": "length"}
@@ -36,7 +40,7 @@ class _PlainGenerator(SQLiteGenerator):
 
     def not_sql(self, expression: exp.Not) -> str:
         inner = expression.this
-        if isinstance(inner, exp.Is | exp.In | exp.Between) and not expression.args.get("plain"):
+        if isinstance(inner, exp.Is | exp.In | exp.Between):
             text: str = self.sql(inner)
             left: str = self.sql(inner, "this")
             rest = text[len(left) + 1 :]
@@ -91,7 +95,7 @@ def normalise_sql(sql: str, database: Database) -> str:
     """
     try:
         return print_sql(styled(sql, database).tree)
-    except ResolveError:
+    except UNREADABLE:
         return sql
 
 
@@ -104,13 +108,13 @@ def canonical(sql: str, database: Database | None = None) -> str:
     """
     try:
         resolved = styled(sql, database)
-    except ResolveError:
+        for scope in reversed(resolved.scopes):
+            _canonical_joins(scope)
+        return _lower_outside_strings(print_sql(_sorted(resolved.tree)))
+    except UNREADABLE:
         if database is not None:
             return canonical(sql)
         return " ".join(sql.lower().rstrip("; \n").split())
-    for scope in reversed(resolved.scopes):
-        _canonical_joins(scope)
-    return _lower_outside_strings(print_sql(_sorted(resolved.tree)))
 
 
 def styled(sql: str, database: Database | None) -> Resolved:
