@@ -93,7 +93,7 @@ def read_pairs(path: Path, *, source: str, split: str) -> list[Pair]:
             if not values[name].strip():
                 accepted = " or ".join(repr(key) for key in _KEYS[name])
                 raise SpftError(f"Record {number} of {path} has no {name} (key {accepted}).")
-        identifier = f"{path.stem}-{values['id'] or number}"
+        identifier = f"{split}-{path.stem}-{values['id'] or number}"
         pairs.append(
             Pair(
                 id=identifier,

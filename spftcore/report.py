@@ -22,7 +22,7 @@ from spftcore import report_data
 from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
 from spftcore.metrics import Accuracy, Comparison, accuracy, mcnemar
-from spftcore.stages.evaluation import SYSTEM_NAMES
+from spftcore.report_data import SYSTEM_NAMES
 from spftcore.store import Answer, Store
 
 REPORT = "report.html"

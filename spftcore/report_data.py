@@ -14,6 +14,17 @@ from typing import Any
 from spftcore.metrics import accuracy
 from spftcore.store import Answer, Candidate, Store
 
+# Names of the systems that are compared, in the order in which they are shown.
+SYSTEM_NAMES = {
+    "base": "base",
+    "sft": "SFT",
+    "spin": "SPIN",
+    "exspin": "ExSPIN",
+    "dpo": "VBI-FT + DPO",
+    "vbi": "VBI-FT",
+    "self_play": "SPFT-SQL",
+}
+
 EXAMPLES = 300  # questions shown in full
 PAIRS_PER_ROUND = 6  # synthesized pairs shown of each round
 EXCLUDED = 200  # excluded pairs listed one by one

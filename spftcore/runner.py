@@ -282,4 +282,5 @@ class _Display:
             for key, value in store.result(name).items()
             if not key.endswith("path")
         )
-        self._console.print(f"{name:<20} {store.seconds()[name]:6.1f} s  {result}", highlight=False)
+        line = f"{name:<20} {store.seconds()[name]:6.1f} s  {result}"
+        self._console.print(line, highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ The tables are documented in `docs/store.md`; the file opens in any SQLite brows
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,8 +22,8 @@ from spftcore.pairs import Pair
 
 SCHEMA_VERSION = 1
 
-_SCHEMA = """
-create table if not exists meta (key text primary key, value text not null) without rowid;
+_SCHEMA = f"""
+pragma user_version = {SCHEMA_VERSION};
 create table if not exists stages (
     name text primary key, finished_at real not null, seconds real not null, result text not null
 ) without rowid;
@@ -65,7 +66,6 @@ create table if not exists metrics (
     stage text not null, step integer not null, name text not null, value real not null,
     primary key (stage, name, step)
 ) without rowid;
-create table if not exists events (at real not null, stage text not null, text text not null);
 """
 
 # Tables whose rows belong to one stage and are written anew when the stage is repeated.
@@ -146,7 +146,9 @@ class StageWriter:
         self._add("opponent_logprobs", self.stage, pair, role, logprobs)
 
     def metric(self, step: int, name: str, value: float) -> None:
-        self._add("metrics", self.stage, step, name, float(value))
+        """A point of a training curve; a value that is no number leaves a gap."""
+        if math.isfinite(value):
+            self._add("metrics", self.stage, step, name, float(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +178,14 @@ class Store:
         try:
             # Autocommit: transactions are opened by hand, so that a stage is exactly one.
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-            self._connection.execute("pragma journal_mode = wal")
+            (version,) = self._connection.execute("pragma user_version").fetchone()
+            if version == 0:
+                self._connection.execute("pragma journal_mode = wal")
+                self._connection.executescript(f"begin immediate; {_SCHEMA} commit;")
             self._connection.execute("pragma synchronous = full")
-            self._connection.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise SpftError(f"Cannot open the run store {path}: {error}.") from None
-        version = self.get("schema_version")
-        if version is None:
-            self.put("schema_version", SCHEMA_VERSION)
-        elif version != SCHEMA_VERSION:
+        if version not in (0, SCHEMA_VERSION):
             raise SpftError(
                 f"The run store {path} has schema version {version}; this program writes "
                 f"{SCHEMA_VERSION}. Use another run.name."
@@ -192,21 +193,6 @@ class Store:
 
     def close(self) -> None:
         self._connection.close()
-
-    # -- single values -------------------------------------------------------------------------
-
-    def put(self, key: str, value: Any) -> None:
-        self._connection.execute(
-            "insert or replace into meta values (?, ?)", (key, json.dumps(value))
-        )
-
-    def get(self, key: str) -> Any:
-        """The value stored under `key`, or None."""
-        row = self._connection.execute("select value from meta where key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
-
-    def event(self, stage: str, text: str) -> None:
-        self._connection.execute("insert into events values (?, ?, ?)", (time.time(), stage, text))
 
     # -- stages --------------------------------------------------------------------------------
 
@@ -266,7 +252,7 @@ class Store:
             " order by id",
             (stage, split),
         )
-        return [Pair(*row[:8], json.loads(row[8])) for row in rows]
+        return [Pair(*(*row[:8], json.loads(row[8]))) for row in rows]
 
     def templates(self, stage: str) -> list[dict[str, Any]]:
         """Records (text, weight, sources) of a stage's templates, ordered by id."""
@@ -277,10 +263,10 @@ class Store:
         ]
 
     def candidates(self) -> list[Candidate]:
-        """The candidate pool, ordered by id."""
+        """The candidate pool, the oldest first."""
         query = (
             "select id, parent, stage, path, ranking_right, ranking_total"
-            " from candidates order by id"
+            " from candidates join stages on stages.name = candidates.stage order by finished_at"
         )
         return [Candidate(r[0], r[1], r[2], Path(r[3]), r[4], r[5]) for r in self.query(query)]
 

@@ -11,15 +11,6 @@ from spftcore.stages.context import RunContext
 from spftcore.store import StageWriter
 
 EVALUATED_SPLITS = ("dev", "test")
-SYSTEM_NAMES = {
-    "base": "base",
-    "sft": "SFT",
-    "spin": "SPIN",
-    "exspin": "ExSPIN",
-    "dpo": "VBI-FT + DPO",
-    "vbi": "VBI-FT",
-    "self_play": "SPFT-SQL",
-}
 
 
 def _model_of(context: RunContext, system: str) -> tuple[str, str]:

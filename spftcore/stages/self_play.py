@@ -8,6 +8,7 @@ reference (`train`). The baselines run through the same two functions with other
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -36,25 +37,26 @@ class Match:
     opponent_path: str
 
 
-def choose(candidates: list[Candidate]) -> Match | None:
+def choose(candidates: Sequence[Candidate]) -> Match | None:
     """Main = the candidate with the highest accuracy on the ranking set, opponent = the lowest.
 
-    Among equals the later one is main and the earlier one is opponent. If best and worst are one
-    candidate, its predecessor is the opponent; with no predecessor there is no match (None).
+    Candidates come the oldest first; among equals the later one is main and the earlier one is
+    opponent. If best and worst are one candidate, its predecessor is the opponent; with no
+    predecessor there is no match (None).
     """
-    by_accuracy = sorted(candidates, key=lambda c: (c.ranking_accuracy, c.id))
-    best, worst = by_accuracy[-1], by_accuracy[0]
-    if best.id == worst.id:
-        parents = [c for c in candidates if c.id == best.parent]
+    main = best(candidates)
+    worst = min(candidates, key=lambda c: c.ranking_accuracy)
+    if main.id == worst.id:
+        parents = [c for c in candidates if c.id == main.parent]
         if not parents:
             return None
         worst = parents[0]
-    return Match(best.id, str(best.path), worst.id, str(worst.path))
+    return Match(main.id, str(main.path), worst.id, str(worst.path))
 
 
-def best(candidates: list[Candidate]) -> Candidate:
-    """The candidate with the highest accuracy on the ranking set; the later one among equals."""
-    return max(candidates, key=lambda c: (c.ranking_accuracy, c.id))
+def best(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the highest accuracy on the ranking set; the latest among equals."""
+    return max(reversed(candidates), key=lambda c: c.ranking_accuracy)
 
 
 def _match(context: RunContext, system: str, iteration: int) -> Match | None:

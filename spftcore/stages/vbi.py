@@ -122,9 +122,7 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     pool = TemplatePool.from_dicts(templates)
     known = store.pairs()
     # Neither what is evaluated on nor what is already there may be written again.
-    exclude = {
-        f"{pair.database}:{canonical(pair.sql, context.catalogue[pair.database])}" for pair in known
-    }
+    exclude = {canonical(pair.sql, context.catalogue[pair.database]) for pair in known}
     seen = {(pair.database, question_key(pair.question)) for pair in known}
     weights = Counter(pair.database for pair in seeds(context))
     wanted = settings.count + settings.feedback + (settings.ranking if round_ == 1 else 0)

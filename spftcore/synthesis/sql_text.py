@@ -68,7 +68,9 @@ def print_sql(expression: exp.Expr) -> str:
     Lower-case keywords and functions; names bare where SQLite lets them be, otherwise in double
     quotes; strings in single quotes; `!=`, `not in`, `is not null`; no `asc`.
     """
-    generator = _PlainGenerator(identify=True, normalize_functions="lower", comments=False)
+    generator = _PlainGenerator(
+        dialect="sqlite", identify=True, normalize_functions="lower", comments=False
+    )
     # With every name quoted, whatever is outside quotes is keyword, function or number.
     parts = _QUOTED.split(generator.generate(expression))
     for index, part in enumerate(parts):

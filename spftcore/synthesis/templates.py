@@ -225,7 +225,9 @@ class CompiledTemplate:
             if is_call and previous in AGGREGATES and frame[0] is not None and frame[1] == "select":
                 self.scopes[frame[0]].aggregates = True
             frames.append([frame[0], frame[1], previous if is_call else frame[2]])
-        elif token == ")":
+        elif token == "case":  # sum(case when x = 1 …) does not sum x
+            frames.append([frame[0], frame[1], "case"])
+        elif token in (")", "end"):
             if len(frames) == 1:
                 raise TemplateError("malformed template", "unbalanced parentheses")
             frames.pop()

@@ -104,14 +104,26 @@ def passes(
         yield group
 
 
+WINDOW = 16  # batches that are drawn together and cut by length
+
+
 def sample_batches(
-    items: Sequence[Item], batch_size: int, steps: int, seed: int
+    items: Sequence[Item], tokens: Callable[[Item], int], batch_size: int, steps: int, seed: int
 ) -> Iterator[list[Item]]:
-    """`steps` batches from successive random permutations of the items."""
+    """`steps` batches from successive random permutations of the items.
+
+    Items of like length meet in a batch, so that little is padding: a window of the permutations
+    is sorted by length and cut into batches, which come in random order.
+    """
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
-    for _ in range(steps):
-        while len(order) < batch_size:
-            order += torch.randperm(len(items), generator=generator).tolist()
-        yield [items[i] for i in order[:batch_size]]
-        del order[:batch_size]
+    for step in range(steps):
+        position = step % WINDOW
+        if position == 0:
+            while len(order) < WINDOW * batch_size:
+                order += torch.randperm(len(items), generator=generator).tolist()
+            window = sorted(order[: WINDOW * batch_size], key=lambda i: tokens(items[i]))
+            del order[: WINDOW * batch_size]
+            turns = torch.randperm(WINDOW, generator=generator).tolist()
+        start = turns[position] * batch_size
+        yield [items[i] for i in window[start : start + batch_size]]

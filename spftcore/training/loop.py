@@ -67,7 +67,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     model.model.train(dropout)
     bad = 0
-    batches = sample_batches(items, settings.batch_size, settings.steps, seed)
+    batches = sample_batches(items, objective.tokens, settings.batch_size, settings.steps, seed)
     for step, batch in enumerate(batches, 1):
         start = time.monotonic()
         optimizer.zero_grad(set_to_none=True)

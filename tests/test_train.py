@@ -1,0 +1,405 @@
+"""`python -m spftcore.train` as a user types it: whole runs, killed runs, own models, bad input."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spftcore.report import result_table
+from spftcore.stages.plan import plan
+from spftcore.store import Store
+from spftcore.train import main, parser, settings
+
+# A whole run in little time: enough training that some synthesized pairs pass their checks.
+QUICK = {
+    "base.steps": 140,
+    "sql_to_text.steps": 10,
+    "vbi.steps": 10,
+    "vbi.count": 80,
+    "vbi.feedback": 20,
+    "vbi.ranking": 20,
+    "self_play.steps": 5,
+    "self_play.iterations": 1,
+    "self_play.pairs": 40,
+    "data.max_test": 30,
+    "prompt.max_completion_tokens": 48,
+}
+TABLES = ("pairs", "templates", "rejections", "candidates", "answers", "opponent_logprobs")
+
+
+def _options(directory: Path, name: str, **more: object) -> list[str]:
+    values = {"run.directory": directory, "run.name": name, **QUICK, **more}
+    return [f"--{key}={value}" for key, value in values.items()]
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "spftcore.train", *arguments]
+
+
+def _offline() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _train(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(*arguments), env=_offline(), text=True, capture_output=True, check=False
+    )
+
+
+def _content(run: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Everything a run's store holds that must not depend on how often the run was stopped."""
+    connection = sqlite3.connect(run / "run.sqlite")
+    content = {
+        table: sorted(map(repr, connection.execute(f"select * from {table}"))) for table in TABLES
+    }
+    connection.close()
+    # Checkpoints lie in the run's own folder, whose name differs.
+    return json.loads(json.dumps(content).replace(str(run), "RUN"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run on the embedded databases."""
+    directory = tmp_path_factory.mktemp("runs")
+    done = _train(*_options(directory, "whole"))
+    assert done.returncode == 0, done.stderr
+    assert "SPFT-SQL" in done.stdout
+    return directory / "whole"
+
+
+def test_a_run_ends_with_every_system_in_the_table_a_report_and_a_model(finished: Path) -> None:
+    store = Store(finished / "run.sqlite")
+    systems = [result.system for result in result_table(store)]
+    store.close()
+    assert systems == ["base", "SFT", "SPIN", "VBI-FT", "SPFT-SQL"]
+    assert (finished / "report.html").stat().st_size > 10_000
+    assert list((finished / "tensorboard").glob("*/events*"))
+
+
+def test_the_exported_model_loads_with_plain_transformers(finished: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(finished / "model")
+    tokenizer = AutoTokenizer.from_pretrained(finished / "model")
+    ids = tokenizer("clinic | how many patients are there? =>", return_tensors="pt")["input_ids"]
+    assert model.generate(ids, max_new_tokens=3).shape[1] > ids.shape[1]
+
+
+def test_no_synthesized_query_is_an_evaluation_query(finished: Path) -> None:
+    from spftcore.databases import Catalogue
+    from spftcore.synthesis import canonical
+
+    catalogue = Catalogue.open(finished / "databases")
+    store = Store(finished / "run.sqlite")
+    pairs = store.pairs()
+    store.close()
+
+    def queries(source: str) -> set[tuple[str, str]]:
+        return {
+            (p.database, canonical(p.sql, catalogue[p.database]))
+            for p in pairs
+            if p.source == source
+        }
+
+    assert queries("synthesized")
+    assert not queries("synthesized") & queries("benchmark")
+    assert not queries("synthesized") & queries("seed")
+
+
+def test_rewards_are_kept_with_one_opponent_logprob_per_token(finished: Path) -> None:
+    store = Store(finished / "run.sqlite")
+    answers = store.answers("self_play_1_answers", "opponent")
+    rows = store.query("select pair, role, length(logprobs) from opponent_logprobs")
+    store.close()
+    assert {answer.verdict for answer in answers.values()} <= {"right", "wrong", "unjudged"}
+    assert {(pair, role) for pair, role, _ in rows} >= {
+        (pair, role) for pair in answers for role in ("gold", "answer")
+    }
+    assert all(size > 0 and size % 4 == 0 for _, _, size in rows)
+
+
+def test_a_finished_run_is_not_overwritten(finished: Path) -> None:
+    again = _train(*_options(finished.parent, "whole"))
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+
+
+def test_resuming_with_other_settings_is_refused(finished: Path) -> None:
+    again = _train(*_options(finished.parent, "whole", **{"vbi.count": 81}), "--resume")
+    assert again.returncode == 2
+    assert "vbi.count" in again.stderr
+
+
+def _kill_during(stage: str, run: Path, options: list[str]) -> None:
+    """Starts or continues a run and kills it with SIGKILL as soon as `stage` can be at work."""
+    arguments = parser().parse([*options, "--resume"])
+    needs = {s.name: set(s.needs) for s in plan(settings(arguments))}[stage]
+    process = subprocess.Popen(
+        _command(*options, "--resume"),
+        env=_offline(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while not needs <= _finished_stages(run):
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)  # the parent alone: its workers must notice
+    process.wait()
+
+
+def _finished_stages(run: Path) -> set[str]:
+    if not (run / "run.sqlite").exists():
+        return set()
+    connection = sqlite3.connect(run / "run.sqlite", timeout=30)
+    try:
+        return {row[0] for row in connection.execute("select name from stages")}
+    except sqlite3.OperationalError:  # the store is just being made
+        return set()
+    finally:
+        connection.close()
+
+
+def _killed_and_resumed(finished: Path, stages: list[str], name: str) -> Path:
+    options = _options(finished.parent, name)
+    run = finished.parent / name
+    for stage in stages:
+        _kill_during(stage, run, options)
+    done = _train(*options, "--resume")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_a_run_killed_and_resumed_holds_what_an_uninterrupted_one_holds(finished: Path) -> None:
+    run = _killed_and_resumed(finished, ["base", "vbi_1_synthesize", "self_play_1_train"], "killed")
+    assert _content(run) == _content(finished)
+
+
+@pytest.mark.heavy
+def test_a_run_killed_in_every_stage_holds_the_same(finished: Path) -> None:
+    arguments = parser().parse(_options(finished.parent, "every"))
+    stages = [stage.name for stage in plan(settings(arguments))]
+    run = _killed_and_resumed(finished, stages, "every")
+    assert _content(run) == _content(finished)
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+    options = _options(tmp_path, "stopped")
+    process = subprocess.Popen(
+        _command(*options),
+        env=_offline(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while "prepare" not in _finished_stages(tmp_path / "stopped"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "--resume --run.name stopped" in " ".join(errors.split())
+    assert "Traceback" not in errors
+    assert _finished_stages(tmp_path / "stopped") >= {"prepare"}
+
+
+def test_a_run_at_work_is_not_entered_twice(finished: Path) -> None:
+    import fcntl
+
+    with (finished / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        second = _train(*_options(finished.parent, "whole"), "--resume")
+    assert second.returncode == 1
+    assert "Another process" in second.stderr
+
+
+# -- own databases and models ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_data(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with two databases and a file of pairs, as a user might have them."""
+    folder = tmp_path_factory.mktemp("own")
+    databases = folder / "databases"
+    databases.mkdir()
+    for name in ("clinic", "shop"):
+        shutil.copy(finished / "databases" / f"{name}.sqlite", databases)
+    store = Store(finished / "run.sqlite")
+    pairs = [p for p in store.pairs(stage="prepare") if p.database in ("clinic", "shop")]
+    store.close()
+    (folder / "pairs.jsonl").write_text("".join(f"{pair.to_json()}\n" for pair in pairs[:120]))
+    return databases, folder / "pairs.jsonl"
+
+
+@pytest.mark.parametrize(("architecture", "rank"), [("qwen2", 0), ("llama", 4)])
+def test_own_databases_and_checkpoint_train_in_full_or_with_lora(
+    own_data: tuple[Path, Path], tiny_checkpoints: dict[str, Path], tmp_path: Path,
+    architecture: str, rank: int,
+) -> None:
+    databases, pairs = own_data
+    options = {
+        "data.databases": databases,
+        "data.pairs": pairs,
+        "model.name_or_path": tiny_checkpoints[architecture],
+        "lora.rank": rank,
+        "run.directory": tmp_path,
+        "run.name": "own",
+        "vbi.rounds": 1,
+        "vbi.count": 20,
+        "vbi.feedback": 4,
+        "vbi.ranking": 4,
+        "vbi.steps": 2,
+        "sql_to_text.steps": 2,
+        "self_play.iterations": 1,
+        "self_play.steps": 2,
+        "self_play.pairs": 8,
+        "prompt.max_completion_tokens": 16,
+        "prompt.style": "linked",
+        "prompt.max_prompt_tokens": 256,
+        "data.max_test": 8,
+    }
+    done = _train(*[f"--{key}={value}" for key, value in options.items()])
+    assert done.returncode == 0, done.stderr
+    model = tmp_path / "own" / "model"
+    assert (model / "adapter_config.json").exists() == (rank > 0)
+
+
+# -- bad input ---------------------------------------------------------------------------------
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(arguments)
+    return code, " ".join(capsys.readouterr().err.split())
+
+
+def test_a_wrong_option_names_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = _refused(capsys, "--self_play.lamda=1")
+    assert code == 2
+    assert "--self_play.lam" in message
+
+
+def test_a_wrong_key_in_yaml_names_the_nearest_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text("vbi: {round: 3}\n")
+    code, message = _refused(capsys, "--config", str(tmp_path / "c.yaml"))
+    assert code == 2
+    assert "vbi.rounds" in message
+
+
+def test_missing_empty_and_broken_database_folders_are_named(
+    own_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, pairs = own_data
+    fixed = [f"--data.pairs={pairs}", f"--run.directory={tmp_path / 'runs'}"]
+    code, message = _refused(capsys, f"--data.databases={tmp_path / 'nowhere'}", *fixed)
+    assert code == 1
+    assert "nowhere" in message
+    (tmp_path / "empty").mkdir()
+    code, message = _refused(capsys, f"--data.databases={tmp_path / 'empty'}", *fixed)
+    assert code == 1
+    assert "empty" in message
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.sqlite").write_text("not a database, only some text")
+    code, message = _refused(capsys, f"--data.databases={tmp_path / 'broken'}", *fixed)
+    assert code == 1
+    assert "x.sqlite" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_pairs_of_unknown_databases_and_golds_that_fail_are_counted(
+    own_data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    databases, pairs = own_data
+    lines = pairs.read_text().splitlines()
+    lines.append(json.dumps({"database": "nowhere", "question": "Q?", "sql": "select 1"}))
+    lines.append(json.dumps({"database": "clinic", "question": "Q?", "sql": "select x from y"}))
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join(lines))
+    options = [f"--data.databases={databases}", f"--data.pairs={mixed}"]
+    process = subprocess.Popen(
+        _command(*options, f"--run.directory={tmp_path}", "--run.name=mixed"),
+        env=_offline(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while "prepare" not in _finished_stages(tmp_path / "mixed"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate()
+    store = Store(tmp_path / "mixed" / "run.sqlite")
+    causes = dict(store.query("select cause, message from excluded_pairs"))
+    store.close()
+    assert set(causes) == {"unknown database", "gold does not run"}
+    assert "no such table" in causes["gold does not run"]
+
+
+def test_an_empty_pairs_file_and_missing_halves_are_refused(
+    own_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    databases, pairs = own_data
+    code, message = _refused(capsys, f"--data.pairs={pairs}")
+    assert code == 2
+    assert "--data.databases" in message
+    code, message = _refused(capsys, f"--data.databases={databases}")
+    assert code == 2
+    assert "--data.pairs" in message
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    code, message = _refused(
+        capsys,
+        f"--data.databases={databases}",
+        f"--data.pairs={empty}",
+        f"--run.directory={tmp_path / 'runs'}",
+    )
+    assert code == 1
+    assert "empty" in message
+
+
+def test_a_model_without_tokenizer_is_refused_before_any_work(
+    tiny_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_checkpoints["qwen2"] / name, bare)
+    done = _train(
+        f"--model.name_or_path={bare}", f"--run.directory={tmp_path}", "--run.name=bare"
+    )
+    assert done.returncode == 1
+    assert "tokenizer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_stops_with_one_message(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full to stand for a full disk")
+    from spftcore.runner import _as_disk_error
+
+    with pytest.raises(OSError, match="No space") as caught, Path("/dev/full").open("w") as full:
+        full.write("x")
+        full.flush()
+    message = str(_as_disk_error(caught.value, tmp_path, True))
+    assert "full" in message
+    assert "--resume" in message
+
+
+def test_a_dry_run_names_every_stage_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*_options(tmp_path, "dry"), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    for stage in ("vbi_1_synthesize", "self_play_1_train", "evaluate_self_play"):
+        assert stage in shown
+    assert not (tmp_path / "dry").exists()
