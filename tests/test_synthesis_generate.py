@@ -201,6 +201,7 @@ def test_literals_follow_their_operator(library: Database) -> None:
         ("select sum({a.1: text}) from {a}", "nonsense: AVG or SUM of text"),
         ("select {a.1: text} from {a} order by {a.2: fk}", "nonsense: ORDER BY a foreign key"),
         ("select {a.1: text} from {a} limit {v1 limit}", "nonsense: LIMIT without ORDER BY"),
+        ("select {a.1: text} from {a} order by {a.2: pk} limit 1", "nonsense: first rows by a key"),
         (
             "select {a.1: text} from {a} where {a.2: number pk} > {v1 > a.2}",
             "nonsense: range over a key",
@@ -209,6 +210,7 @@ def test_literals_follow_their_operator(library: Database) -> None:
             "select {a.1: text} from {a} where {a.2: number pk} = {v1 = a.2}",
             "nonsense: condition on a numeric key",
         ),
+        ("select sum(case when {a.1: text} = {v1 = a.1} then 1 else 0 end) from {a}", ""),
         ("select count(*) from {a} group by {a.1: pk}", "nonsense: groups of one row"),
         (
             "select {a.1: number}, count(*) from {a} group by {a.2: text}",
@@ -219,9 +221,12 @@ def test_literals_follow_their_operator(library: Database) -> None:
     ],
 )
 def test_nonsense_and_misfits_have_a_cause(text: str, cause: str, library: Database) -> None:
-    with pytest.raises(FillError) as error:
+    try:
         fill(Template(text), library, random.Random(0))
-    assert error.value.cause == cause
+        found = ""
+    except FillError as error:
+        found = error.cause
+    assert found == cause
 
 
 def test_kept_queries_run_and_are_new(catalogue: Catalogue, library: Database) -> None:

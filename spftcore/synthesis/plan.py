@@ -115,6 +115,11 @@ def refuse_nonsense(template: CompiledTemplate, known: dict[str, Traits]) -> Non
     for scope in template.scopes:
         if "limit" in scope.clauses and "order" not in scope.clauses:
             raise FillError("nonsense: LIMIT without ORDER BY", hopeless=True)
+    for mention in template.mentions:
+        sorts = mention.clause == "order" and not mention.function
+        limits = "limit" in template.scopes[mention.scope].clauses
+        if sorts and limits and template.columns[mention.slot].key:
+            raise FillError("nonsense: first rows by a key", hopeless=True)
     for name, slot in template.columns.items():
         trait = known[name]
         if slot.key and trait.measure:

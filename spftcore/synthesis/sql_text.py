@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -101,6 +102,7 @@ def normalise_sql(sql: str, database: Database) -> str:
         return sql
 
 
+@lru_cache(maxsize=65_536)  # every round asks again for what all rounds before have kept
 def canonical(sql: str, database: Database | None = None) -> str:
     """A text that is equal for queries which differ only in how they are written.
 
