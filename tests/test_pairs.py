@@ -12,8 +12,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from spftcore.config import Config
+from spftcore.databases import Catalogue
 from spftcore.errors import SpftError
 from spftcore.pairs import Pair, question_key, read_pairs, split_pairs, write_pairs
+from spftcore.stages.context import RunContext
+from spftcore.stages.prepare import prepare
+from spftcore.store import Store
+from spftcore.synthesis import canonical
 
 
 def write(path: Path, text: str) -> Path:
@@ -263,3 +269,66 @@ def test_a_group_larger_than_a_share_leaves_something_to_train_on() -> None:
         counts = Counter(p.split for p in split_pairs(pairs, {"test": 0.25}, key_of_sql, seed))
         assert counts["test"] <= 4
         assert counts["train"] >= 8
+
+
+# -- the first stage ----------------------------------------------------------------------------
+
+
+def prepared(folder: Path, databases: Path, **data: object) -> list[Pair]:
+    """The pairs that the stage `prepare` stores."""
+    config = Config.model_validate({"data": {"databases": databases, **data}})
+    store = Store(folder / "run.sqlite")
+    context = RunContext(config, folder, store, databases, lambda *_: None)
+    with store.stage("prepare") as stage:
+        prepare(context, stage)
+    pairs = store.pairs()
+    store.close()
+    return pairs
+
+
+def numbered(count: int, first: int = 1) -> str:
+    """JSONL of pairs on `travel`, every query in two wordings."""
+    records = []
+    for i in range(first, first + count):
+        sql = f"select guest from visit where nights > {i // 2}"
+        records.append({"database": "travel", "question": f"Wording {i}?", "sql": sql})
+    return "\n".join(map(json.dumps, records))
+
+
+def test_pairs_alone_are_split_without_leakage(tmp_path: Path, travel: Path) -> None:
+    pairs = prepared(tmp_path, travel, pairs=write(tmp_path / "own.jsonl", numbered(40)))
+    database = Catalogue.open(travel)["travel"]
+    sides: dict[str, set[str]] = {}
+    for item in pairs:
+        sides.setdefault(canonical(item.sql, database), set()).add(item.split)
+    assert all(len(found) == 1 for found in sides.values())
+    counts = Counter(item.split for item in pairs)
+    assert counts["test"] == 6  # 15 %
+    assert sum(counts.values()) == 40
+
+
+def test_files_of_one_name_in_two_folders_do_not_clash(tmp_path: Path, travel: Path) -> None:
+    for name, first in (("seeds", 1), ("spider", 101), ("bird", 201)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "dev.json", numbered(4, first))
+    pairs = prepared(
+        tmp_path,
+        travel,
+        pairs=tmp_path / "seeds" / "dev.json",
+        dev=tmp_path / "spider" / "dev.json",
+        test=tmp_path / "bird" / "dev.json",
+    )
+    assert Counter(item.split for item in pairs) == {"train": 4, "dev": 4, "test": 4}
+
+
+def test_development_pairs_without_test_pairs_still_leave_questions_to_test_on(
+    tmp_path: Path, travel: Path
+) -> None:
+    pairs = prepared(
+        tmp_path,
+        travel,
+        pairs=write(tmp_path / "own.jsonl", numbered(40)),
+        dev=write(tmp_path / "dev.jsonl", numbered(6, 101)),
+    )
+    counts = Counter(item.split for item in pairs)
+    assert (counts["train"], counts["dev"], counts["test"]) == (34, 6, 6)
