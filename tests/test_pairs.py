@@ -43,7 +43,9 @@ def test_a_json_list_and_jsonl_give_the_same_pairs(tmp_path: Path) -> None:
     as_lines = write(tmp_path / "p.jsonl", "\n\n".join(json.dumps(r) for r in records) + "\n")
     assert read(as_list) == read(as_lines)
     first, second = read(as_list)
-    assert first == Pair("p-a", "travel", "How many?", "select 1", split="train", source="seed")
+    assert first == Pair(
+        "train-p-a", "travel", "How many?", "select 1", split="train", source="seed"
+    )
     assert (second.evidence, second.template) == ("e", "t")
 
 
@@ -70,7 +72,7 @@ def test_bird_keys_are_mapped_with_evidence_and_question_id(tmp_path: Path) -> N
         "difficulty": "simple",
     }
     (pair,) = read(write(tmp_path / "bird.json", json.dumps([record])))
-    assert pair.id == "bird-0"
+    assert pair.id == "train-bird-0"
     assert pair.evidence == "tall refers to height_cm > 200"
     assert pair.sql.endswith("height_cm > 200")
 
@@ -81,7 +83,7 @@ def test_official_samples_are_read(data: Path) -> None:
     assert spider[0].sql == "SELECT count(*) FROM singer"
     assert spider[0].database == "concert_singer"
     bird = read(formats / "bird-mini-dev.sample.json")
-    assert bird[0].id == "bird-mini-dev.sample-1471"
+    assert bird[0].id == "train-bird-mini-dev.sample-1471"
     assert bird[0].evidence.startswith("ratio of customers who pay in EUR")
     dk = read(formats / "spider-dk.sample.json")
     assert (dk[2].database, dk[2].question[:18]) == ("new_concert_singer", "Show name, country")
@@ -93,7 +95,7 @@ def test_official_samples_are_read(data: Path) -> None:
 def test_all_of_spider_is_read_in_order(data: Path) -> None:
     pairs = read(data / "spider" / "dev.json")
     assert len(pairs) == 1034
-    assert [pair.id for pair in pairs[:2]] == ["dev-1", "dev-2"]
+    assert [pair.id for pair in pairs[:2]] == ["train-dev-1", "train-dev-2"]
 
 
 def test_questions_are_put_on_one_line_and_queries_lose_their_semicolon(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_a_line_that_is_not_json_is_named_by_its_number(tmp_path: Path) -> None:
 
 def test_two_records_with_one_id_are_both_named(tmp_path: Path) -> None:
     records = [PLAIN | {"id": "a"}, PLAIN | {"id": "b"}, PLAIN | {"id": "a"}]
-    with pytest.raises(SpftError, match=r"Records 1 and 3 .*'p-a'"):
+    with pytest.raises(SpftError, match=r"Records 1 and 3 .*'train-p-a'"):
         read(write(tmp_path / "p.json", json.dumps(records)))
 
 
