@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.cpp csrc/*.h bindings/*.cpp)
 
-.PHONY: demo test test-all setup system lint format cpp-test clean
+.PHONY: demo test test-all setup system lint format cpp-test sanitize clean
 
 demo: setup
 	$(BIN)/python -m spftcore.train --resume
@@ -31,6 +31,13 @@ $(STAMP): $(SOURCES)
 # What pip cannot install: a C++ compiler, Python's headers and SQLite's header.
 system:
 	@PYTHON="$(PYTHON)" sh .ci/system-packages
+
+cpp-test:
+	$(MAKE) -s -C csrc/tests
+
+sanitize:
+	$(MAKE) -s -C csrc/tests asan
+	$(MAKE) -s -C csrc/tests tsan
 
 lint: setup
 	$(BIN)/ruff check .

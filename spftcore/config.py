@@ -58,7 +58,7 @@ class ModelConfig(Section):
     hidden_size: int = Field(128, gt=0, description="tiny model: width")
     layers: int = Field(4, gt=0, description="tiny model: layers")
     heads: int = Field(4, gt=0, description="tiny model: attention heads")
-    dropout: float = Field(0.1, ge=0, lt=1, description="tiny model: dropout")
+    dropout: float = Field(0.0, ge=0, lt=1, description="tiny model: dropout")
     vocabulary: int = Field(1600, ge=300, description="tiny model: tokens of its tokenizer")
 
 

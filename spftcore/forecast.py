@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -19,10 +20,10 @@ from spftcore.databases import Catalogue
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.runner import workers_and_threads
+from spftcore.stages import vbi
 from spftcore.stages.context import RunContext
 from spftcore.stages.plan import Stage, plan
 from spftcore.stages.prepare import databases_folder, read_inputs
-from spftcore.stages.vbi import QUERIES_PER_PAIR
 from spftcore.store import Store
 from spftcore.training.loop import fit
 from spftcore.training.objectives import Supervised
@@ -37,6 +38,8 @@ def print_forecast(config: Config, console: Console) -> None:
     Raises:
         SpftError: bad input, exactly as the run itself would raise it.
     """
+    workers, threads = workers_and_threads(config)
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         store = Store(directory / "run.sqlite")
@@ -54,7 +57,6 @@ def print_forecast(config: Config, console: Console) -> None:
             for stage in plan(config)
         ]
         store.close()
-    workers, threads = workers_and_threads(config)
     table = Table(title=f"{config.run_directory}: what would be done")
     for name in ("stage", "work", "about"):
         table.add_column(name, justify="right" if name == "about" else "left")
@@ -77,8 +79,8 @@ def _rates(context: RunContext, seeds: list[Pair]) -> tuple[LanguageModel, float
     if source is not None:
         model = context.load(source, new_adapter=True)
     else:
-        corpus = (pair.sql for pair in seeds)
-        model = models.build_tiny(config.model, corpus, config.run.seed)
+        texts = vbi.corpus(context, seeds)
+        model = models.build_tiny(config.model, texts, config.run.seed)
     sample = seeds[: max(config.vbi.batch_size, config.generation.batch_size)]
     items = context.text_to_sql_sequences(model, sample)
     settings = config.vbi.model_copy(update={"steps": TRIAL_STEPS})
@@ -103,7 +105,7 @@ def _size(
     config: Config, stage: Stage, seeds: int, questions: int, step: float, answer: float
 ) -> tuple[str, float]:
     """(the work in words, seconds) of one stage."""
-    vbi, play = config.vbi, config.self_play
+    rounds, play = config.vbi, config.self_play
     name = stage.name
     if name == "prepare":
         return f"{seeds} pairs checked", 2.0
@@ -111,23 +113,23 @@ def _size(
         steps = 0 if config.model.name_or_path else config.base.steps
         return f"{steps} steps", steps * step
     if name == "sft":
-        steps = vbi.steps * vbi.rounds
+        steps = rounds.steps * rounds.rounds
         return f"{steps} steps", steps * step
     if name.startswith("sql_to_text"):
         scratch = name.endswith("_0") and config.model.name_or_path is None
         steps = config.base.steps if scratch else config.sql_to_text.steps
         return f"{steps} steps", steps * step
     if name.endswith("_synthesize"):
-        queries = round((vbi.count + vbi.feedback + vbi.ranking) * QUERIES_PER_PAIR)
+        queries = round((rounds.count + rounds.feedback + rounds.ranking) * vbi.QUERIES_PER_PAIR)
         return f"{queries} questions", queries * answer
     if name.startswith("vbi") and name.endswith("_train"):
-        return f"{vbi.steps} steps", vbi.steps * step
+        return f"{rounds.steps} steps", rounds.steps * step
     if name.endswith("_feedback"):
-        count = vbi.feedback + vbi.ranking
+        count = rounds.feedback + rounds.ranking
         return f"{count} answers", count * answer
     if name.endswith("_answers"):
         own = name.startswith(("self_play", "dpo"))
-        available = seeds + (vbi.rounds * (vbi.count + vbi.feedback) if own else 0)
+        available = seeds + (rounds.rounds * (rounds.count + rounds.feedback) if own else 0)
         count = min(play.pairs or available, available)
         return f"{count} answers", count * answer * 1.5
     if name.endswith("_train"):

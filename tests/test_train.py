@@ -240,16 +240,19 @@ def own_data(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return databases, folder / "pairs.jsonl"
 
 
-@pytest.mark.parametrize(("architecture", "rank"), [("qwen2", 0), ("llama", 4)])
+@pytest.mark.parametrize(("checkpoint", "rank"), [("qwen2_folder", 0), ("llama_folder", 4)])
 def test_own_databases_and_checkpoint_train_in_full_or_with_lora(
-    own_data: tuple[Path, Path], tiny_checkpoints: dict[str, Path], tmp_path: Path,
-    architecture: str, rank: int,
+    own_data: tuple[Path, Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    checkpoint: str,
+    rank: int,
 ) -> None:
     databases, pairs = own_data
     options = {
         "data.databases": databases,
         "data.pairs": pairs,
-        "model.name_or_path": tiny_checkpoints[architecture],
+        "model.name_or_path": request.getfixturevalue(checkpoint),
         "lora.rank": rank,
         "run.directory": tmp_path,
         "run.name": "own",
@@ -368,15 +371,13 @@ def test_an_empty_pairs_file_and_missing_halves_are_refused(
 
 
 def test_a_model_without_tokenizer_is_refused_before_any_work(
-    tiny_checkpoints: dict[str, Path], tmp_path: Path
+    qwen2_folder: Path, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(tiny_checkpoints["qwen2"] / name, bare)
-    done = _train(
-        f"--model.name_or_path={bare}", f"--run.directory={tmp_path}", "--run.name=bare"
-    )
+        shutil.copy(qwen2_folder / name, bare)
+    done = _train(f"--model.name_or_path={bare}", f"--run.directory={tmp_path}", "--run.name=bare")
     assert done.returncode == 1
     assert "tokenizer" in done.stderr
     assert "Traceback" not in done.stderr
