@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spftcore.errors import UsageError
 
@@ -61,6 +61,12 @@ class ModelConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="tiny model: dropout")
     vocabulary: int = Field(1600, ge=300, description="tiny model: tokens of its tokenizer")
 
+    @model_validator(mode="after")
+    def _width_fits_heads(self) -> ModelConfig:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError("model.hidden_size must be a multiple of twice model.heads")
+        return self
+
 
 class LoraConfig(Section):
     rank: int = Field(0, ge=0, description="rank of the adapters (0: full fine-tuning)")
@@ -85,6 +91,12 @@ class TrainConfig(Section):
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps with a rising rate")
     weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
+
+
+class BaseConfig(TrainConfig):
+    """The first training of a tiny model, from random weights."""
+
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
 
 
 class VbiConfig(TrainConfig):
@@ -126,8 +138,8 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     prompt: PromptConfig = PromptConfig()
-    base: TrainConfig = Field(
-        TrainConfig(learning_rate=2e-3), description="first training of a tiny model on the seeds"
+    base: BaseConfig = Field(
+        BaseConfig(), description="first training of a tiny model on the seeds"
     )
     sql_to_text: TrainConfig = Field(TrainConfig(), description="the model that writes questions")
     vbi: VbiConfig = VbiConfig()

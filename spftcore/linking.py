@@ -41,11 +41,15 @@ class ValueIndex:
                         continue
                     name, source = quote_identifier(column.name), quote_identifier(table.name)
                     rows = connection.execute(
-                        f"select distinct {name} from {source}"
+                        f"select distinct cast({name} as blob) from {source}"
                         f" where typeof({name}) = 'text' and length({name}) <= ? limit ?",
                         (LONGEST_VALUE, DISTINCT_VALUES),
                     )
-                    for (value,) in rows:
+                    for (stored,) in rows:
+                        try:
+                            value = stored.decode()
+                        except UnicodeDecodeError:  # no question can spell it
+                            continue
                         key = tuple(words(value))
                         if 0 < len(key) <= LONGEST_SPAN and not value.isdigit():
                             match = ValueMatch(table.name, column.name, value)

@@ -68,8 +68,10 @@ class LanguageModel:
         layer = self.causal_lm.get_output_embeddings()
         config = self.causal_lm.config
         scale = getattr(config, "logit_scale", None) or 1.0
-        if getattr(config, "logits_scaling", None):  # Granite divides
-            scale = 1.0 / config.logits_scaling
+        scale *= getattr(config, "lm_head_multiplier", None) or 1.0  # Falcon-H1
+        scaling = getattr(config, "logits_scaling", None) or 1.0
+        # Granite and MiniCPM3 divide by what HyperCLOVA X multiplies with.
+        scale *= scaling if config.model_type == "hyperclovax" else 1.0 / scaling
         softcap = getattr(config, "final_logit_softcapping", None)
         return Head(layer.weight, getattr(layer, "bias", None), float(scale), softcap)
 
@@ -166,7 +168,8 @@ def load(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = str(path)
+    # Absolute, because an adapter's config names the folder of its base.
+    path = str(Path(path).resolve()) if Path(path).is_dir() else str(path)
     options = {"trust_remote_code": config.model.trust_remote_code}
     is_adapter = (Path(path) / ADAPTER_FILE).is_file()
     source = path
@@ -176,6 +179,10 @@ def load(
         source = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        # For some model types transformers makes up an empty tokenizer where there is none.
+        ids = tokenizer("select 1", add_special_tokens=False)["input_ids"]
+        if not str(tokenizer.decode(ids, skip_special_tokens=True)).strip():
+            raise ValueError("there are no tokenizer files, or they hold no vocabulary")
     except Exception as error:  # any of a dozen kinds; its text goes into ours
         raise SpftError(
             f"No tokenizer could be loaded from '{path}' ({_first_line(error)}). A model folder "
@@ -211,7 +218,11 @@ def load(
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
-        return LanguageModel(get_peft_model(model, adapter), tokenizer, parent=source)
+        # Its random half must not depend on what ran before in this process.
+        with torch.random.fork_rng():
+            torch.manual_seed(config.run.seed)
+            wrapped = get_peft_model(model, adapter)
+        return LanguageModel(wrapped, tokenizer, parent=source)
     return LanguageModel(model, tokenizer)
 
 

@@ -72,15 +72,22 @@ def read_pairs(path: Path, *, source: str, split: str) -> list[Pair]:
         raise SpftError(f"Cannot read the pairs file {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise SpftError(f"The pairs file {path} is not UTF-8 text. Convert it first.") from None
-    records: list[Any]
+    records: list[Any] = []
+    number = 0
     try:
         if text.lstrip().startswith("["):
             records = json.loads(text)
         else:
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+            # Not splitlines: JSON strings may hold other line separators than the line feed.
+            for line in text.split("\n"):
+                number += 1
+                if line.strip():
+                    records.append(json.loads(line))
     except json.JSONDecodeError as error:
+        where = f" (line {number} of the file)" if number else ""
         raise SpftError(
-            f"The pairs file {path} is neither a JSON list nor one JSON object a line: {error}."
+            f"The pairs file {path} is neither a JSON list nor one JSON object a line: "
+            f"{error}{where}."
         ) from None
     if not records:
         raise SpftError(f"The pairs file {path} is empty. It needs at least one pair.")
@@ -89,6 +96,7 @@ def read_pairs(path: Path, *, source: str, split: str) -> list[Pair]:
         if not isinstance(record, dict):
             raise SpftError(f"Record {number} of {path} is not a JSON object.")
         values = {name: _text(record, name) for name in _KEYS}
+        values["sql"] = values["sql"].rstrip("; \t\r\n").lstrip()
         for name in ("database", "question", "sql"):
             if not values[name].strip():
                 accepted = " or ".join(repr(key) for key in _KEYS[name])
@@ -99,7 +107,7 @@ def read_pairs(path: Path, *, source: str, split: str) -> list[Pair]:
                 id=identifier,
                 database=values["database"],
                 question=" ".join(values["question"].split()),
-                sql=values["sql"].strip().rstrip(";").strip(),
+                sql=values["sql"],
                 evidence=values["evidence"].strip(),
                 split=split,
                 source=source,
@@ -182,11 +190,16 @@ def split_pairs(
     splits = ["train"] * len(pairs)
     for name, fraction in fractions.items():
         wanted = round(fraction * len(pairs))
-        while wanted > 0 and order:
+        rest = []
+        while order:
             component = order.pop()
+            if len(component) > wanted:  # would overshoot: the rest trains
+                rest.append(component)
+                continue
             wanted -= len(component)
             for i in component:
                 splits[i] = name
+        order = rest
     return [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
 
 

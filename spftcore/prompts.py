@@ -8,9 +8,16 @@ from functools import lru_cache
 from spftcore.config import PromptConfig
 from spftcore.databases import Catalogue, Database, Table
 from spftcore.linking import ValueIndex, ValueMatch
+from spftcore.synthesis.sql_text import identifier
 
 _LITERAL = re.compile(r"'(?:[^']|'')*'|(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
-_FENCE = re.compile(r"```(?:sql|sqlite)?\s*(.*?)(?:```|$)", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"```(?:sqlite|sql)?\s*(.*?)(?:```|$)", re.DOTALL | re.IGNORECASE)
+# What SQL is cut into, from the left: quoted text, comments, blanks, the end of a statement.
+_PIECE = re.compile(
+    r"(?P<quoted>'(?:[^']|'')*'?|\"(?:[^\"]|\"\")*\"?|`[^`]*`?|\[[^\]]*\]?)"
+    r"|(?P<blank>(?:\s|--[^\n]*|/\*.*?(?:\*/|$))+)|(?P<end>;)|.",
+    re.DOTALL,
+)
 
 
 class PromptRenderer:
@@ -73,19 +80,23 @@ class PromptRenderer:
 
 def _condition(match: ValueMatch) -> str:
     # Spelled as in SQL, so that the model can copy the condition token by token.
-    value = match.value.replace("'", "''")
-    return f"{match.table}.{match.column} = '{value}'"
+    return f"{identifier(match.table)}.{identifier(match.column)} = {_literal(match.value)}"
+
+
+def _literal(value: str | int | float) -> str:
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 
 def _create_table(database: Database, table: Table) -> str:
     keys = {
-        key.column.lower(): f" references {key.ref_table} ({key.ref_column})"
+        key.column.lower(): " references "
+        f"{identifier(key.ref_table)} ({identifier(key.ref_column)})"
         for key in database.foreign_keys
         if key.table.lower() == table.name.lower()
     }
     lines = []
     for column in table.columns:
-        line = f"  {column.name} {column.declared_type.lower() or column.kind}"
+        line = f"  {identifier(column.name)} {column.declared_type.lower() or column.kind}"
         if column.primary_key:
             line += " primary key"
         line += keys.get(column.name.lower(), "") + ","
@@ -93,11 +104,11 @@ def _create_table(database: Database, table: Table) -> str:
         if column.natural_name and column.natural_name != column.name.lower():
             notes.append(column.natural_name)
         if column.examples and not column.primary_key:
-            notes.append("e.g. " + ", ".join(repr(value) for value in column.examples))
+            notes.append("e.g. " + ", ".join(_literal(value) for value in column.examples))
         if notes:
             line += " -- " + "; ".join(notes)
         lines.append(line)
-    return "\n".join([f"create table {table.name} (", *lines, ");"])
+    return "\n".join([f"create table {identifier(table.name)} (", *lines, ");"])
 
 
 # -- literals in the SQL-to-Text direction ----------------------------------------------------
@@ -156,8 +167,12 @@ def unmask_question(question: str, literals: list[str]) -> str | None:
 
 def parse_sql(completion: str) -> str:
     """The SQL in a completion: out of a Markdown fence if there is one, up to the first `;` that
-    is not in a string, on one line."""
+    is not quoted, without comments, on one line."""
     fence = _FENCE.search(completion)
     text = fence.group(1) if fence else completion
-    text = re.split(r";(?=(?:[^']*'[^']*')*[^']*$)", text, maxsplit=1)[0]
-    return " ".join(text.split())
+    parts = []
+    for piece in _PIECE.finditer(text):
+        if piece.lastgroup == "end":
+            break
+        parts.append(" " if piece.lastgroup == "blank" else piece.group())
+    return "".join(parts).strip()

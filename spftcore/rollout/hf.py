@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+from transformers import GenerationConfig
 
 from spftcore.models import LanguageModel
 
@@ -39,7 +41,9 @@ def generate(
     completions: list[tuple[int, ...]] = [()] * len(prompts)
     model.model.eval()
     torch.manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {}
+    )
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         longest = max(len(prompts[i]) for i in chosen)
@@ -48,7 +52,7 @@ def generate(
             padding = longest - len(prompts[i])
             ids.append([tokenizer.pad_token_id] * padding + list(prompts[i]))
             mask.append([0] * padding + [1] * len(prompts[i]))
-        with torch.inference_mode():
+        with torch.inference_mode(), _plain_decoding(model):
             output = model.model.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
@@ -62,3 +66,14 @@ def generate(
             completions[i] = tuple(row[: row.index(end) + 1] if end in row else row)
         report(min(start + batch_size, len(order)))
     return completions
+
+
+@contextmanager
+def _plain_decoding(model: LanguageModel) -> Iterator[None]:
+    """A checkpoint's own settings (repetition penalty, top-k, beams) would bend what is decoded."""
+    causal_lm = model.causal_lm
+    own, causal_lm.generation_config = causal_lm.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        causal_lm.generation_config = own

@@ -53,7 +53,7 @@ def plan(config: Config) -> list[Stage]:
     vbi_end = previous
     stages += _play("self_play", vbi_end, config.self_play.iterations)
     main_end = stages[-1].name
-    baselines = [name for name in config.baselines if name != "sft"]
+    baselines = [name for name in config.baselines if name != "sft" and config.self_play.iterations]
     if config.baselines:
         stages.append(Stage("sft", ("base",), vbi.sft))
     ends = {"base": "base", "sft": "sft", "vbi": vbi_end, "self_play": main_end}

@@ -100,12 +100,12 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
             f"database or has a gold that does not run. Databases found in {context.databases}: "
             f"{', '.join(list(context.catalogue)[:10])}."
         )
-    if not held_out:
+    if not any(pair.split == "test" for pair in held_out):
         split = split_pairs(
             seeds, {"test": SPLIT_OFF}, lambda p: _canonical(context, p), config.run.seed
         )
         seeds = [pair for pair in split if pair.split == "train"]
-        held_out = [replace(pair, source="benchmark") for pair in split if pair.split != "train"]
+        held_out += [replace(pair, source="benchmark") for pair in split if pair.split != "train"]
     seeds = _sample(seeds, config.data.max_pairs, context.seed("max_pairs"))
     by_split = [[p for p in held_out if p.split == split] for split in ("dev", "test")]
     held_out = [

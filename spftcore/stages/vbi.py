@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from spftcore import models
@@ -18,19 +19,21 @@ from spftcore.prompts import mask_literals, unmask_question
 from spftcore.stages.context import RunContext
 from spftcore.store import StageWriter
 from spftcore.synthesis import SynthesizedSQL, TemplatePool, canonical, synthesize_sql
+from spftcore.synthesis.mentions import Mentions
+from spftcore.synthesis.verbalise import verbalise
 from spftcore.training.batches import TokenSequence
 from spftcore.training.objectives import Supervised
 
-# More queries than wanted pairs, because some questions fail their checks.
-QUERIES_PER_PAIR = 1.5
+QUERIES_PER_PAIR = 1.2  # a few queries get no question that passes the checks
+TEMPERATURES = (0.0, 0.7)  # of the SQL-to-Text model's attempts at a question
 TEMPLATE_FLOOR = 0.5  # a template that met no wrong answer keeps half its weight
 
 
-def _corpus(context: RunContext) -> list[str]:
-    """What the tiny model's tokenizer is trained on: prompts and completions of the seeds."""
+def corpus(context: RunContext, pairs: Sequence[Pair]) -> list[str]:
+    """What the tiny model's tokenizer is trained on: prompts and completions."""
     return [
         text
-        for pair in seeds(context)
+        for pair in pairs
         for text in (
             context.renderer.text_to_sql(pair.question, pair.database, pair.evidence),
             pair.sql,
@@ -43,7 +46,9 @@ def _start(context: RunContext, purpose: str) -> LanguageModel:
     source = context.config.model.name_or_path
     if source is not None:
         return context.load(source, new_adapter=True)
-    tiny = models.build_tiny(context.config.model, _corpus(context), context.seed(purpose))
+    tiny = models.build_tiny(
+        context.config.model, corpus(context, seeds(context)), context.seed(purpose)
+    )
     tiny.model.to(context.device)
     return tiny
 
@@ -123,7 +128,6 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     known = store.pairs()
     # Neither what is evaluated on nor what is already there may be written again.
     exclude = {canonical(pair.sql, context.catalogue[pair.database]) for pair in known}
-    seen = {(pair.database, question_key(pair.question)) for pair in known}
     weights = Counter(pair.database for pair in seeds(context))
     wanted = settings.count + settings.feedback + (settings.ranking if round_ == 1 else 0)
     context.progress(0, 1, "filling templates")
@@ -137,28 +141,8 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
         weights,
     )
     stage.rejections("sql", synthesized.rejections)
-    questions = _questions(context, stage, round_, synthesized.queries)
-    pairs: list[Pair] = []
-    rejected: Counter[str] = Counter()
-    for query, question in zip(synthesized.queries, questions, strict=True):
-        cause = _question_fault(question, query, seen)
-        if cause:
-            rejected[cause] += 1
-            continue
-        seen.add((query.database, question_key(question or "")))
-        pairs.append(
-            Pair(
-                id=f"{stage.stage}-{len(pairs):06d}",
-                database=query.database,
-                question=question or "",
-                sql=query.sql,
-                split="train",
-                source="synthesized",
-                template=query.template_id,
-            )
-        )
-        if len(pairs) == wanted:
-            break
+    pairs, rejected = _write_questions(context, stage, round_, synthesized.queries)
+    pairs = pairs[:wanted]
     stage.rejections("question", rejected)
     random.Random(context.seed(stage.stage, "split")).shuffle(pairs)
     counts = {"feedback": settings.feedback, "ranking": settings.ranking if round_ == 1 else 0}
@@ -168,35 +152,69 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     splits += ["train"] * (len(pairs) - len(splits))
     pairs = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
     stage.pairs(pairs)
-    stage.result = {"queries": len(synthesized.queries), **Counter(splits)}
+    writers = Counter(f"written by {pair.checks['writer']}" for pair in pairs)
+    stage.result = {"queries": len(synthesized.queries), **Counter(splits), **writers}
 
 
-def _questions(
+def _write_questions(
     context: RunContext, stage: StageWriter, round_: int, queries: list[SynthesizedSQL]
-) -> list[str | None]:
-    """One question per query; None where a literal was lost even at the second attempt."""
+) -> tuple[list[Pair], Counter[str]]:
+    """One question per query: the SQL-to-Text model's, greedy and then sampled, and where it
+    passes no check, the rule-based one. Returns the pairs and the rejections by cause."""
+    known = context.store.pairs()
+    seen = {(pair.database, question_key(pair.question)) for pair in known}
+    mentions = Mentions(
+        (pair.question, pair.sql, context.catalogue[pair.database]) for pair in seeds(context)
+    )
     model = context.load(context.store.result(f"sql_to_text_{round_ - 1}")["path"])
     masked = [mask_literals(query.sql) for query in queries]
-    questions: list[str | None] = [None] * len(queries)
+    written: dict[int, tuple[str, str]] = {}  # query: (question, writer)
+    rejected: Counter[str] = Counter()
+
+    def offer(index: int, question: str | None, writer: str) -> None:
+        query = queries[index]
+        cause = _fault(question, query, seen)
+        if cause is None and question is not None and writer == "model":
+            cause = mentions.fault(question, query.sql, context.catalogue[query.database])
+        if cause is None and question is not None:
+            seen.add((query.database, question_key(question)))
+            written[index] = (question, writer)
+        else:
+            rejected[f"{writer}: {cause}"] += 1
+
     pending = list(range(len(queries)))
-    # Greedy first; what lost a literal is sampled once more.
-    for attempt, temperature in enumerate((0.0, 0.7)):
+    for attempt, temperature in enumerate(TEMPERATURES):
         prompts = [context.renderer.sql_to_text(masked[i][0], queries[i].database) for i in pending]
         seed = context.seed(stage.stage, "questions", attempt)
         texts = context.generate(model, prompts, temperature=temperature, seed=seed)
         for i, text in zip(pending, texts, strict=True):
-            questions[i] = unmask_question(" ".join(text.split()), masked[i][2])
-        pending = [i for i in pending if questions[i] is None]
-        if not pending:
-            break
-    return questions
+            offer(i, unmask_question(" ".join(text.split()), masked[i][2]), "model")
+        pending = [i for i in pending if i not in written]
+    rng = random.Random(context.seed(stage.stage, "rules"))
+    for i in pending:
+        database = context.catalogue[queries[i].database]
+        offer(i, verbalise(queries[i].sql, database, rng), "rules")
+    pairs = [
+        Pair(
+            id=f"{stage.stage}-{index:06d}",
+            database=queries[index].database,
+            question=question,
+            sql=queries[index].sql,
+            split="train",
+            source="synthesized",
+            template=queries[index].template_id,
+            checks={"writer": writer},
+        )
+        for index, (question, writer) in sorted(written.items())
+    ]
+    return pairs, rejected
 
 
-def _question_fault(
-    question: str | None, query: SynthesizedSQL, seen: set[tuple[str, str]]
+def _fault(
+    question: str | None, query: SynthesizedSQL, seen: Container[tuple[str, str]]
 ) -> str | None:
     if question is None:
-        return "literal lost or invented"
+        return "no question, or a literal lost or invented"
     if len(question.split()) < 3:
         return "too short"
     if "select " in question.lower() and " from " in question.lower():

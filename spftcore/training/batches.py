@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from spftcore.errors import SpftError
 from spftcore.kernels import linear_logprobs
 from spftcore.models import LanguageModel
 
@@ -48,6 +49,8 @@ class Batch:
 
 def collate(sequences: Sequence[TokenSequence], pad_id: int, device: torch.device) -> Batch:
     """Builds a batch on `device`."""
+    if any(not s.prompt for s in sequences):
+        raise SpftError("A sequence has an empty prompt: nothing predicts its first token.")
     longest = max(len(s) for s in sequences)
     ids: list[list[int]] = []
     masks: list[list[int]] = []
@@ -116,14 +119,16 @@ def sample_batches(
     is sorted by length and cut into batches, which come in random order.
     """
     generator = torch.Generator().manual_seed(seed)
+    # Within one epoch: sorted by length, the copies of an item would fill a whole batch.
+    size = min(WINDOW, max(1, len(items) // batch_size))
     order: list[int] = []
     for step in range(steps):
-        position = step % WINDOW
+        position = step % size
         if position == 0:
-            while len(order) < WINDOW * batch_size:
+            while len(order) < size * batch_size:
                 order += torch.randperm(len(items), generator=generator).tolist()
-            window = sorted(order[: WINDOW * batch_size], key=lambda i: tokens(items[i]))
-            del order[: WINDOW * batch_size]
-            turns = torch.randperm(WINDOW, generator=generator).tolist()
+            window = sorted(order[: size * batch_size], key=lambda i: tokens(items[i]))
+            del order[: size * batch_size]
+            turns = torch.randperm(size, generator=generator).tolist()
         start = turns[position] * batch_size
         yield [items[i] for i in window[start : start + batch_size]]
