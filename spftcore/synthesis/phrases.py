@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,9 +42,10 @@ def being(words: str) -> Modifier:
     return Modifier(words, f"are {words}", f"is {words}")
 
 
-def whose(column: str, predicate: str) -> Modifier:
-    """A relative clause with a predicate of its own: "whose price is …"."""
-    return Modifier(f"whose {column} {predicate}", f"have {article_of(column)}", "", False)
+def verbal(forms: tuple[str, str, str], rest: str) -> Modifier:
+    """A verb in its three forms (participle, plural, singular) with what follows it."""
+    participle, many, one = forms
+    return Modifier(f"{participle} {rest}", f"{many} {rest}", f"{one} {rest}")
 
 
 def article_of(measure: str) -> str:
@@ -53,61 +55,87 @@ def article_of(measure: str) -> str:
 
 @dataclass
 class NounPhrase:
-    """Rows in words: "the 3 Fantasy books with the highest price".
+    """Rows in words: "3 Fantasy books with the highest price".
 
     Attributes:
         noun, nouns: what one row and what several are called.
         modifiers: conditions, each worded for this noun.
         one: a single row is meant (a name or key is given, or `limit 1`).
-        limit: how many rows, where a number is asked for.
         name: the one row's name, if that is given.
-        definite: an order picks the rows, so that they are "the …".
+        limit: how many rows, where a number is asked for.
+        best: the superlative that picks the rows, where an order does.
     """
 
     noun: str
     nouns: str
     modifiers: list[Modifier]
     one: bool = False
-    limit: str = ""
     name: str = ""
-    definite: bool = False
+    limit: str = ""
+    best: Modifier | None = None
 
     @property
     def bare(self) -> bool:
         """Whether nothing but the noun is said."""
-        return not (self.modifiers or self.name or self.limit or self.definite)
+        return not (self.modifiers or self.name or self.best or self.one)
+
+    @property
+    def definite(self) -> bool:
+        """Whether the rows are known ones: "the …"."""
+        return self.one or self.best is not None
 
     def text(self, one: bool | None = None, without: Modifier | None = None) -> str:
         """The phrase without a determiner; `without` leaves one modifier out."""
         one = self.one if one is None else one
         rest = [m for m in self.modifiers if m is not without]
+        best = self.best if self.best is not without else None
         words = [self.limit] if self.limit else []
+        words += [best.attribute] if best is not None and best.before else []
         words += [m.attribute for m in rest if m.before]
         words.append(self.noun if one else self.nouns)
         if self.name:
-            words.append(self.name)
-        previous = ""
-        for modifier in (m for m in rest if not m.before):
-            text = modifier.after(one)
-            start, _, tail = text.partition(" ")
-            if start == previous and start in ("with", "whose", "that"):
-                words.append("and " + (tail if start == "with" else text))
-            elif previous in ("with", "whose", "that"):
-                words.append("and " + text)
-            else:
-                words.append(text)
-            previous = start
-        return " ".join(words)
+            sure = one and self.best is None
+            words.append(self.name if sure else f"named {self.name}")
+        after = _joined([m for m in rest if not m.before], one)
+        if best is None or best.before:
+            return " ".join([*words, *after])
+        if after and after[0].split()[0] in ("with", "whose", "that"):
+            # "the branch with the most seats with 5 staff" could be read in two ways.
+            those = _joined([m for m in rest if not m.before], one=False)
+            return " ".join([*words, best.after(one), "among those", *those])
+        return " ".join([*words, *after, best.after(one)])
 
     def the(self, rng: random.Random) -> str:
         """The phrase as an object: "the books with …", "all books", the bare name."""
-        if self.name and not self.modifiers:
-            return rng.choice((self.name, self.name, f"the {self.noun} {self.name}"))
-        if self.name and self.one and not self.definite:
-            return f"the {self.text()}"
-        if self.one or self.limit or self.definite:
-            return f"the {self.text()}"
-        return rng.choice((f"the {self.text()}", self.text(), f"all {self.text()}"))
+        text = self.text()
+        if self.name and not self.modifiers and self.best is None and self.one:
+            return rng.choice((self.name, self.name, f"the {text}"))
+        if self.definite:
+            return f"the {text}"
+        every = "" if text.startswith("different ") else "all "
+        return rng.choice((f"the {text}", text, f"{every}{text}"))
+
+    def predicates(self) -> list[Modifier]:
+        """The modifiers that can become a sentence's verb: "Which books cost more than 5?"."""
+        if self.best is not None:
+            last = [self.best]
+        else:
+            last = [m for m in self.modifiers if not m.before][-1:] if not self.name else []
+        return [m for m in last if m.singular and m.plural]
+
+
+def _joined(modifiers: list[Modifier], one: bool) -> list[str]:
+    words: list[str] = []
+    previous = ""
+    for modifier in modifiers:
+        text = modifier.after(one)
+        start, _, tail = text.partition(" ")
+        if previous in ("with", "whose", "that"):
+            words.append("and " + (tail if start == previous == "with" else text))
+        else:
+            words.append(text)
+        previous = start
+    return words
 
 
 def counted(one: str, many: str, op: str, value: str) -> list[Modifier]:
@@ -144,8 +172,7 @@ _IS = {
 
 def measured(measure: str, op: str, value: str) -> list[Modifier]:
     """A measure of rows against a number: "with a price above 5", "whose price is above 5"."""
-    which = having
-    mods = [which(f"{article_of(measure)} {w.format(value)}") for w in _MEASURED[op]]
+    mods = [having(f"{article_of(measure)} {w.format(value)}") for w in _MEASURED[op]]
     first = mods[0]
     mods += [
         Modifier(f"whose {measure} {w.format(value)}", first.plural, first.singular)
@@ -186,8 +213,7 @@ def compared(
         }
         if op in forms:
             rest = forms[op].format(value)
-            participle, many, one = scale.verb
-            extra.append(Modifier(f"{participle} {rest}", f"{many} {rest}", f"{one} {rest}"))
+            extra.append(verbal(scale.verb, rest))
     if scale.more and op in (">", "<"):
         extra.append(being(f"{scale.more if op == '>' else scale.less} than {value}"))
     if scale.family == "age" and literal:
@@ -238,7 +264,7 @@ def between(words: TableWords, column: Column, low: str, high: str) -> list[Modi
     if scale is not None and scale.family == "age":
         mods += [being(f"aged {span}"), being(f"{span} years old")]
     elif scale is not None and scale.verb is not None:
-        mods.append(Modifier(*(f"{form} {span}" for form in scale.verb)))
+        mods.append(verbal(scale.verb, span))
     return mods
 
 
@@ -272,11 +298,11 @@ def timed(
 
 
 def _timed(verb: tuple[str, str, str], text: str) -> Modifier:
-    if not verb[0]:
-        return Modifier(
-            text, f"are from {text}" if text[0].isdigit() else f"were {text}", f"was {text}"
-        )
-    return Modifier(*(f"{form} {text}" for form in verb))
+    if verb[0]:
+        return verbal(verb, text)
+    # The rows have a time and no verb: "visits on 2024-05-01", "books from 1990".
+    text = re.sub(r"^in (\d+)$", r"from \1", text)
+    return Modifier(text, f"are {text}", f"is {text}")
 
 
 def equal_texts(words: TableWords, column: Column, values: Sequence[str]) -> list[Modifier]:
@@ -291,7 +317,8 @@ def equal_texts(words: TableWords, column: Column, values: Sequence[str]) -> lis
     last = own.split()[-1]
     if words.is_place(column) and _alone(words, column):
         if last == "headquarters":
-            return mods + [having(f"{own} in {value}")]
+            have = having(f"{own} in {value}")
+            return [have, Modifier(f"whose {own} are in {value}", have.plural, have.singular)]
         if words.is_person:
             mods = [mods[-1], *[being(f"from {value}")] * 3]
             if last not in ("nation", "country", "nationality", "birthplace"):
@@ -307,8 +334,8 @@ def equal_texts(words: TableWords, column: Column, values: Sequence[str]) -> lis
         mods.append(being(f"of {own} {value}"))
         short = len(values) == 1 and len(value.split()) <= 2 and value[:1].isalpha()
         if short:
-            before = Modifier(value, with_.plural, with_.singular, before=True)
-            mods += [before] * 4
+            if words.stands_alone(column):
+                mods += [Modifier(value, with_.plural, with_.singular, before=True)] * 4
             mods.append(Modifier(f"{value} {own}", with_.plural, with_.singular, before=True))
     return mods
 
@@ -338,8 +365,8 @@ def matching(own: str, pattern: str, value: str, negated: bool) -> list[Modifier
     if negated:
         verbs = {(False, False): "contain", (True, False): "start with", (False, True): "end with"}
         verb = f"does not {verbs[starts, ends]}"
-        have = f"{article(own)} that {verb} {value}"
-        return [Modifier(f"whose {own} {verb} {value}", f"have {have}", f"has {have}")]
+        other = f"{article(own)} that {verb} {value}"
+        return [Modifier(f"whose {own} {verb} {value}", f"have {other}", f"has {other}")]
     forms = {
         (False, False): (("contains", "containing"), ("includes", "including")),
         (True, False): (("starts with", "starting with"), ("begins with", "beginning with")),

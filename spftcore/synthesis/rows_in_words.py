@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sqlglot import exp
 
 from spftcore.databases import Column, Database
-from spftcore.prompts import spoken
+from spftcore.synthesis import conditions_in_words as conditions
 from spftcore.synthesis import phrases
+from spftcore.synthesis.conditions_in_words import Unsayable, a_phrase, said
 from spftcore.synthesis.phrases import Modifier, NounPhrase
 from spftcore.synthesis.resolve import Scope, Source, Use
 from spftcore.synthesis.sql_text import conjuncts, inner_joins_only
-from spftcore.synthesis.wording import TableWords, listing
-
-_OPERATORS: dict[type[exp.Expr], str] = {
-    exp.EQ: "=",
-    exp.NEQ: "!=",
-    exp.GT: ">",
-    exp.GTE: ">=",
-    exp.LT: "<",
-    exp.LTE: "<=",
-}
-_MIRRORED = {">": "<", "<": ">", ">=": "<=", "<=": ">=", "=": "=", "!=": "!="}
-_DATE_STEM = re.compile(r"\d{4}(-\d{2}){0,2}\Z")
-
-
-class Unsayable(Exception):
-    """The query says something that there are no faithful words for."""
+from spftcore.synthesis.wording import TableWords
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +48,7 @@ class Frame:
         within: Frame | None = None,
     ) -> None:
         self.select, self.scopes, self.database, self.rng = select, scopes, database, rng
-        self._tell = tell
+        self.tell = tell
         scope = scopes[id(select)]
         self.sources = scope.sources
         self._uses: dict[int, Use] = {id(use.node): use for use in scope.uses}
@@ -111,8 +96,13 @@ class Frame:
 
     def driving(self) -> Source | None:
         """The table each of whose rows gives one joined row, where there is one."""
+        return self.lowest(self.sources)
+
+    def lowest(self, wanted: list[Source]) -> Source | None:
+        """A table whose every row belongs to at most one row of each of these tables."""
         for source in self.sources:
-            if len(self._reach(source, upwards=True)) == len(self.sources):
+            reached = self._reach(source, upwards=True)
+            if all(id(other) in reached for other in wanted):
                 return source
         return None
 
@@ -148,6 +138,11 @@ class Frame:
                 phrase.modifiers += self._link(root, edge, cut, mentioned)
         return phrase
 
+    def inner(self, select: exp.Select, correlated: bool = False) -> Frame:
+        """The frame of a subquery in a condition."""
+        within = self if correlated else None
+        return Frame(select, self.scopes, self.database, self.rng, self.tell, within)
+
     # Joins
 
     def _edges_of(self, source: Source) -> Iterator[Edge]:
@@ -174,7 +169,7 @@ class Frame:
             if told.bare:
                 known = other in mentioned or not self.words(root).nullable(edge.column)
                 return [] if known else [phrases.having(f"a known {words.noun}")]
-            return [self._of_parent(words, told)]
+            return [self.of_parent(words, told)]
         if told.bare:
             if other in mentioned:
                 return []
@@ -187,7 +182,7 @@ class Frame:
                 return [self._across(self.words(parent), beyond, words, told)]
         return [self._with_child(words, told)]
 
-    def _of_parent(self, words: TableWords, told: NounPhrase) -> Modifier:
+    def of_parent(self, words: TableWords, told: NounPhrase) -> Modifier:
         if told.name and not told.modifiers:
             of = words.by
             named = self.rng.choice(
@@ -197,17 +192,15 @@ class Frame:
                     f"{of} the {words.noun} {told.name}",
                 )
             )
-            return phrases.being(named)
+            return _of(named)
         said = [m for m in told.modifiers if not m.before]
-        if len(told.modifiers) == 1 and len(said) == 1 and said[0].singular:
-            if self.rng.random() < 0.4:
-                clause = f"whose {words.noun} {said[0].singular}"
-                of = f"{words.by} {_a_phrase(told)}"
-                return Modifier(clause, f"are {of}", f"is {of}")
+        single = len(told.modifiers) == 1 and said and said[0].singular
+        if single and not told.one and self.rng.random() < 0.4:
+            return Modifier(f"whose {words.noun} {said[0].singular}", "", "")
         if told.one:
-            return phrases.being(f"{words.by} the {told.text()}")
-        some = told.text() if self.rng.random() < 0.5 else _a_phrase(told)
-        return phrases.being(f"{words.by} {some}")
+            return _of(f"{words.by} the {told.text()}")
+        some = told.text() if self.rng.random() < 0.5 else a_phrase(told)
+        return _of(f"{words.by} {some}")
 
     def _have_one(self, words: TableWords) -> Modifier:
         least = f"at least one {words.noun}"
@@ -223,7 +216,7 @@ class Frame:
             return phrases.having(f"the {words.noun} {told.name}")
         if told.one:
             return phrases.having(f"the {told.text()}")
-        return phrases.having(self.rng.choice((_a_phrase(told), told.text(one=False))))
+        return phrases.having(self.rng.choice((a_phrase(told), told.text(one=False))))
 
     def _across(
         self, words: TableWords, told: NounPhrase, bridge: TableWords, whole: NounPhrase
@@ -233,10 +226,8 @@ class Frame:
             return self._with_child(bridge, whole)
         if told.name and not told.modifiers:
             the = f"the {words.noun} {told.name}"
-            return self.rng.choice(
-                (phrases.being(f"of {the}"), phrases.having(the), phrases.being(f"for {the}"))
-            )
-        return phrases.having(f"the {told.text()}" if told.one else _a_phrase(told))
+            return self.rng.choice((_of(f"of {the}"), phrases.having(the), _of(f"for {the}")))
+        return phrases.having(f"the {told.text()}" if told.one else a_phrase(told))
 
     def _only_bridge(self, one: Source, between: Source, other: Source) -> bool:
         """Whether no other table links these two, so that the link need not be named."""
@@ -287,8 +278,10 @@ class Frame:
         if one.base is None or other.base is None or one.source is None or other.source is None:
             raise Unsayable("a join of something else than columns")
         for child, parent in ((one, other), (other, one)):
-            assert child.base is not None and parent.base is not None
-            assert child.source is not None and parent.source is not None
+            assert child.base is not None
+            assert parent.base is not None
+            assert child.source is not None
+            assert parent.source is not None
             pair = [
                 key
                 for key in self.database.foreign_keys
@@ -315,343 +308,32 @@ class Frame:
         words = self.words(source)
         condition = condition.unnest()
         if isinstance(condition, exp.EQ):
-            equal = self._literal_side(condition)
+            equal = conditions.literal_side(self, condition)
             if equal is not None:
                 (_, column), _, literal = equal
                 text = said(literal)
                 if column is words.label and not phrase.name:
                     phrase.name, phrase.one = text, True
                     return
-                if column is words.key and not phrase.name and len(self.sources) >= 1:
+                if column is words.key and not phrase.name:
                     phrase.one = True
                     if self.rng.random() < 0.5 and phrase.noun == words.noun:
                         phrase.noun = f"{phrase.noun} {text}"
-                        if phrase.name == "" and not phrase.modifiers:
-                            phrase.definite = True
                         return
-        options = self.modifiers(source, condition)
+        options = conditions.modifiers(self, source, condition)
         if not options:
             return
         if any(m.before for m in phrase.modifiers):
             options = [m for m in options if not m.before]
         phrase.modifiers.append(self.rng.choice(options))
 
-    def _literal_side(
-        self, comparison: exp.Expr
-    ) -> tuple[tuple[Source, Column], str, exp.Expr] | None:
-        """(column, operator as read from the column, literal) of a comparison with a literal."""
-        left, right = comparison.this.unnest(), comparison.expression.unnest()
-        op = _OPERATORS[type(comparison)]
-        if is_literal(right) and isinstance(left, exp.Column):
-            return self.column(left), op, right
-        if is_literal(left) and isinstance(right, exp.Column):
-            return self.column(right), _MIRRORED[op], left
-        return None
-
-    def modifiers(self, source: Source, node: exp.Expr, negated: bool = False) -> list[Modifier]:
-        """The ways to say a condition; empty where it needs no word."""
-        words = self.words(source)
-        node = node.unnest()
-        if isinstance(node, exp.Not):
-            return self.modifiers(source, node.this, not negated)
-        if type(node) in _OPERATORS:
-            return self._comparison(words, node, negated)
-        if isinstance(node, exp.Or | exp.And):
-            return self._either(source, node, negated)
-        if isinstance(node, exp.Between) and not negated:
-            _, column = self.column(node.this.unnest())
-            low, high = node.args["low"], node.args["high"]
-            if not (is_literal(low) and is_literal(high)):
-                raise Unsayable("BETWEEN of expressions")
-            return phrases.between(words, column, said(low), said(high))
-        if isinstance(node, exp.Like) and is_literal(node.expression):
-            return self._like(words, node, negated)
-        if isinstance(node, exp.Is) and isinstance(node.expression, exp.Null):
-            _, column = self.column(node.this.unnest())
-            if negated and (id(source), column.name) in self.guarded:
-                return []
-            return phrases.unknown(words, column, negated)
-        if isinstance(node, exp.In) and node.args.get("query") is not None:
-            return self._in_query(source, node, negated)
-        if isinstance(node, exp.In) and node.expressions:
-            _, column = self.column(node.this.unnest())
-            if not all(is_literal(value) for value in node.expressions):
-                raise Unsayable("IN of expressions")
-            return self._one_of(words, column, [said(v) for v in node.expressions], negated)
-        if isinstance(node, exp.Exists):
-            return self._exists(source, node, negated)
-        raise Unsayable(f"condition {node.key}")
-
-    def _comparison(self, words: TableWords, node: exp.Expr, negated: bool) -> list[Modifier]:
-        equal = self._literal_side(node)
-        op = _OPERATORS[type(node)]
-        if equal is not None:
-            (_, column), op, literal = equal
-            op = phrases.NEGATED[op] if negated else op
-            return self._literal(words, column, op, literal)
-        if negated:
-            op = phrases.NEGATED[op]
-        left, right = node.this.unnest(), node.expression.unnest()
-        if isinstance(left, exp.Query) and isinstance(right, exp.Column):
-            left, right, op = right, left, _MIRRORED[op]
-        _, column = self.column(left)
-        if isinstance(right, exp.Query):
-            return self._scalar(words, column, op, right)
-        _, other = self.column(right)
-        if column.kind not in ("number", "date") or column.kind != other.kind:
-            raise Unsayable("columns of text compared")
-        value = f"the {words.measure(other)}"
-        verbs = {"=": "equals", ">": "is above", "<": "is below", ">=": "is at least"}
-        verbs |= {"<=": "is at most", "!=": "differs from"}
-        clause = f"whose {words.measure(column)} {verbs[op]} {value}"
-        return [Modifier(clause, "", "")]
-
-    def _literal(
-        self, words: TableWords, column: Column, op: str, literal: exp.Expr
-    ) -> list[Modifier]:
-        text = said(literal)
-        if column.kind == "boolean" and op in ("=", "!=") and text in ("0", "1"):
-            return phrases.flagged(words, column, (text == "1") == (op == "="))
-        if words.is_time(column):
-            whole = words.is_year(column) is False and not re.fullmatch(r"\d{4}(-\d{2})?", text)
-            return phrases.timed(words, column, op, text, whole)
-        key = words.is_key(column)
-        number = column.kind == "number" and not key
-        if op in ("=", "!=") and not number:
-            if column is words.label and op == "=":
-                return [phrases.being(f"named {text}"), phrases.being(f"called {text}")]
-            if op == "=" and key:
-                return self._keyed(words, column, text)
-            if op == "=":
-                return phrases.equal_texts(words, column, [text])
-            return phrases.different_texts(words, column, [text])
-        if column.kind == "text" and isinstance(literal, exp.Literal) and literal.is_string:
-            raise Unsayable("text compared by order")
-        return phrases.compared(words, column, op, text, literal=True)
-
-    def _keyed(self, words: TableWords, column: Column, text: str) -> list[Modifier]:
-        own = words.own(column)
-        mods = [phrases.having(f"{own} {text}"), phrases.having(f"the {own} {text}")]
-        parents = {
-            key.ref_table
-            for key in self.database.foreign_keys
-            if key.table == words.table.name and key.column == column.name
-        }
-        if len(parents) == 1:
-            parent = TableWords(self.database, self.database.table(parents.pop()))
-            if own == f"{parent.noun} id":
-                mods += [phrases.being(f"{parent.by} {parent.noun} {text}")] * 2
-        return mods
-
-    def _one_of(
-        self, words: TableWords, column: Column, values: list[str], negated: bool
-    ) -> list[Modifier]:
-        if column is words.label and not negated:
-            return [phrases.being(f"named {listing(values, 'or')}")]
-        if negated:
-            return phrases.different_texts(words, column, values)
-        if words.is_time(column):
-            at = "in" if words.is_year(column) else "on"
-            name = words.column(column)
-            either = f"{at} {listing(values, 'or')}"
-            verb = words.time_verb(column)
-            if verb is not None and verb[0]:
-                return [Modifier(*(f"{form} {either}" for form in verb))]
-            return [phrases.having(f"{name} {either}")]
-        if words.is_counted(column):
-            return [phrases.having(f"{listing(values, 'or')} {words.own(column)}")]
-        return phrases.equal_texts(words, column, values)
-
-    def _either(self, source: Source, node: exp.Expr, negated: bool) -> list[Modifier]:
-        parts = [part.unnest() for part in node.flatten()]
-        if negated or isinstance(node, exp.And):
-            raise Unsayable("AND within another condition")
-        words = self.words(source)
-        sides = [self._literal_side(p) if isinstance(p, exp.EQ) else None for p in parts]
-        columns = {side[0][1] for side in sides if side is not None}
-        if None not in sides and len(columns) == 1:
-            values = [said(side[2]) for side in sides if side is not None]
-            return self._one_of(words, columns.pop(), values, False)
-        each = []
-        for part in parts:
-            if isinstance(part, exp.And):
-                raise Unsayable("AND within OR")
-            options = [m for m in self.modifiers(source, part) if m.plural and m.singular]
-            if not options:
-                raise Unsayable("OR without words")
-            each.append(self.rng.choice(options))
-        plural, singular = (
-            " or ".join(getattr(m, form) for m in each) for form in ("plural", "singular")
-        )
-        return [
-            Modifier("", f"either {plural}", f"either {singular}"),
-            Modifier("", plural, singular),
-        ]
-
-    def _like(self, words: TableWords, node: exp.Like, negated: bool) -> list[Modifier]:
-        _, column = self.column(node.this.unnest())
-        pattern, text = node.expression.this, said(node.expression)
-        if "%" in text or "_" in text:
-            raise Unsayable("a pattern in the middle of a text")
-        stem = text.removesuffix("-")
-        if column.kind == "date" and pattern == f"{text}%" and _DATE_STEM.match(stem):
-            if stem != text:
-                raise Unsayable("a pattern that ends within a date")
-            whole = stem.count("-") == 2
-            op = "!=" if negated else "="
-            return phrases.timed(words, column, op, text, whole)
-        return phrases.matching(words.column(column), pattern, text, negated)
-
-    # Subqueries
-
-    def _scalar(
-        self, words: TableWords, column: Column, op: str, query: exp.Expr
-    ) -> list[Modifier]:
-        scope = self.scopes.get(id(query))
-        plain = (
-            isinstance(query, exp.Select)
-            and scope is not None
-            and [s.table for s in scope.sources] == [words.table]
-            and not any(query.args.get(a) for a in ("where", "group", "having", "limit", "joins"))
-        )
-        if plain and isinstance(query, exp.Select) and scope is not None:
-            value = query.expressions[0]
-            use = next((u for u in scope.uses if u.node is value.this), None)
-            same = use is not None and use.base is not None and use.base[1] is column
-            if same and isinstance(value, exp.Avg):
-                return phrases.above_average(words, column, op)
-            if same and isinstance(value, exp.Max | exp.Min) and op == "=":
-                return superlatives(words, column, isinstance(value, exp.Max))
-        if column.kind != "number":
-            told = self._tell(query)
-            verb = {"=": "is", "!=": "is not", ">": "is after", "<": "is before"}.get(op)
-            if verb is None or (op in "<>" and column.kind != "date"):
-                raise Unsayable("text compared by order")
-            return [Modifier(f"whose {words.column(column)} {verb} {told}", "", "")]
-        return phrases.compared(words, column, op, self._tell(query), literal=False)
-
-    def _in_query(self, source: Source, node: exp.In, negated: bool) -> list[Modifier]:
-        words = self.words(source)
-        query = node.args["query"]
-        query = query.this if isinstance(query, exp.Subquery) else query
-        _, column = self.column(node.this.unnest())
-        simple = isinstance(query, exp.Select) and not any(
-            query.args.get(a) for a in ("group", "having", "limit", "offset", "order", "with_")
-        )
-        if simple and len(query.expressions) == 1 and id(query) in self.scopes:
-            inner = Frame(query, self.scopes, self.database, self.rng, self._tell)
-            value = query.expressions[0]
-            if isinstance(value, exp.Column):
-                inner.guard(value)
-                other, of = inner.column(value)
-                if inner._refers(other, of, words, column):
-                    return self._has_child(inner, other, negated)
-                if self._refers(source, column, inner.words(other), of):
-                    return self._among_parents(inner, other, negated)
-        told = self._tell(query)
-        among = "is not among" if negated else "is among"
-        return [Modifier(f"whose {words.column(column)} {among} {told}", "", "")]
-
-    def _refers(self, child: Source, column: Column, words: TableWords, key: Column) -> bool:
-        assert child.table is not None
-        return any(
-            k.table == child.table.name
-            and k.column == column.name
-            and k.ref_table == words.table.name
-            and k.ref_column == key.name
-            for k in self.database.foreign_keys
-        )
-
-    def _has_child(self, inner: Frame, child: Source, negated: bool) -> list[Modifier]:
-        told = inner.rows(child)
-        if not negated:
-            if told.one:
-                return [phrases.having(f"the {told.text()}")]
-            return [
-                phrases.having(_a_phrase(told)),
-                phrases.having(f"at least one {told.text(True)}"),
-            ]
-        no_one, none = f"no {told.text(True)}", f"no {told.text(False)}"
-        return [
-            Modifier(f"without any {told.text(True)}", f"have {none}", f"has {no_one}"),
-            Modifier(f"without {told.text(False)}", f"have {none}", f"has {none}"),
-            phrases.having(no_one),
-            Modifier(f"that have no {told.text(True)}", f"have {no_one}", f"has {no_one}"),
-        ]
-
-    def _among_parents(self, inner: Frame, parent: Source, negated: bool) -> list[Modifier]:
-        told, words = inner.rows(parent), inner.words(parent)
-        if not negated:
-            return [inner._of_parent(words, told)]
-        who = f"the {told.text()}"
-        clause = f"is not {who}" if told.one else f"is not one of {who}"
-        return [Modifier(f"whose {words.noun} {clause}", "", "")]
-
-    def _exists(self, source: Source, node: exp.Exists, negated: bool) -> list[Modifier]:
-        query = node.this
-        query = query.this if isinstance(query, exp.Subquery) else query
-        if not isinstance(query, exp.Select) or any(
-            query.args.get(a) for a in ("group", "having", "limit", "offset", "with_")
-        ):
-            raise Unsayable("EXISTS of such a query")
-        inner = Frame(query, self.scopes, self.database, self.rng, self._tell, within=self)
-        if len(inner.outer_edges) != 1:
-            raise Unsayable("EXISTS without one join to the outside")
-        edge, child_inside = inner.outer_edges[0]
-        if child_inside and edge.parent is source:
-            return self._has_child(inner, edge.child, negated)
-        if not child_inside and edge.child is source:
-            return self._among_parents(inner, edge.parent, negated)
-        raise Unsayable("EXISTS about another table")
-
-
-def superlatives(
-    words: TableWords, column: Column, highest: bool, qualified: bool = False
-) -> list[Modifier]:
-    """Rows first in an order: "with the highest price", "most expensive"."""
-    measure = words.measure(column, qualified)
-    if words.is_time(column):
-        degrees = ("latest", "most recent") if highest else ("earliest", "first")
-        if words.is_year(column) or not highest:
-            degrees = degrees[:1]
-    elif words.is_counted(column):
-        most = "most" if highest else "fewest"
-        own = words.own(column)
-        mods = [phrases.having(f"the {most} {own}")] * 3 if not qualified else []
-        return [*mods, phrases.having(f"the {'highest' if highest else 'lowest'} {measure}")]
-    else:
-        degrees = ("highest", "largest") if highest else ("lowest", "smallest")
-    mods = [phrases.having(f"the {degree} {measure}") for degree in degrees]
-    extremes = words.extremes(column) if not qualified else None
-    if extremes is not None:
-        adjective = extremes[0 if highest else 1]
-        text = f"the {adjective}"
-        mods += [Modifier(adjective, f"are {text}", f"is {text}", before=True)] * 3
-    return mods
-
-
-def is_literal(node: exp.Expr | None) -> bool:
-    """Whether a node is a number or a string."""
-    inner = node.this if isinstance(node, exp.Neg) else node
-    return isinstance(inner, exp.Literal)
-
-
-def said(node: exp.Expr) -> str:
-    """A literal as it stands in a question. Raises Unsayable when nothing of it would."""
-    if isinstance(node, exp.Neg):
-        return f"-{said(node.this)}"
-    text: str = node.this
-    if node.is_string:
-        text = spoken("'" + text.replace("'", "''") + "'")
-    if not text.strip():
-        raise Unsayable("an empty text")
-    return text
-
 
 def _a(words: TableWords) -> str:
     return phrases.article(words.noun)
 
 
-def _a_phrase(told: NounPhrase) -> str:
-    """One row of some: "a Fantasy book"."""
-    return phrases.article(told.text(one=True))
+def _of(words: str) -> Modifier:
+    """A modifier that makes no good predicate, but for makers: "books by X are by X"."""
+    if words.startswith("by "):
+        return phrases.being(words)
+    return Modifier(words, "", "")

@@ -24,147 +24,44 @@ _IRREGULAR = {
     "bus": "buses",
     "shoe": "shoes",
     "house": "houses",
+    "headquarters": "headquarters",
 }
 _SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
 # Nouns without a plural: the rows of such a table are entries.
-_MASS = frozenset(
-    [
-        "stock",
-        "staff",
-        "equipment",
-        "inventory",
-        "furniture",
-        "weather",
-        "information",
-        "data",
-        "history",
-        "music",
-    ]
-)
-_NOT_PLURAL = frozenset(
-    ["address", "status", "class", "business", "process", "address", "bus", "gas", "lens", "access"]
-)
-_PEOPLE = frozenset(
-    [
-        "person",
-        "people",
-        "doctor",
-        "patient",
-        "author",
-        "member",
-        "coach",
-        "player",
-        "driver",
-        "teacher",
-        "student",
-        "customer",
-        "employee",
-        "singer",
-        "artist",
-        "user",
-        "client",
-        "manager",
-        "physician",
-        "nurse",
-        "professor",
-        "instructor",
-        "actor",
-        "director",
-        "writer",
-        "candidate",
-        "voter",
-        "guest",
-        "owner",
-        "friend",
-        "resident",
-        "tourist",
-        "conductor",
-        "composer",
-        "captain",
-        "pilot",
-        "scientist",
-        "researcher",
-        "engineer",
-        "chef",
-        "judge",
-        "lawyer",
-        "advisor",
-        "faculty",
-        "worker",
-        "editor",
-        "journalist",
-        "reviewer",
-        "visitor",
-        "staff",
-        "passenger",
-        "follower",
-        "entrepreneur",
-        "swimmer",
-        "gymnast",
-        "wrestler",
-        "jockey",
-        "musician",
-        "climber",
-        "host",
-        "mechanic",
-        "participant",
-        "perpetrator",
-        "poker_player",
-    ]
-)
-_MAKERS = frozenset(
-    ["author", "writer", "composer", "artist", "painter", "director", "creator", "photographer"]
-)
-_PLACES = frozenset(
-    [
-        "city",
-        "town",
-        "country",
-        "region",
-        "nation",
-        "state",
-        "hometown",
-        "headquarters",
-        "continent",
-        "county",
-        "district",
-        "province",
-        "village",
-        "location",
-        "birthplace",
-        "neighborhood",
-        "borough",
-    ]
-)
+_MASS_TEXT = """
+    stock staff equipment inventory furniture weather information data history music
+"""
+_MASS = frozenset(_MASS_TEXT.split())
+_NOT_PLURAL_TEXT = """
+    address status class business process address bus gas lens access
+"""
+_NOT_PLURAL = frozenset(_NOT_PLURAL_TEXT.split())
+_PEOPLE_TEXT = """
+    person people doctor patient author member coach player driver teacher student customer
+    employee singer artist user client manager physician nurse professor instructor actor
+    director writer candidate voter guest owner friend resident tourist conductor composer
+    captain pilot scientist researcher engineer chef judge lawyer advisor faculty worker editor
+    journalist reviewer visitor staff passenger follower entrepreneur swimmer gymnast wrestler
+    jockey musician climber host mechanic participant perpetrator poker_player
+"""
+_PEOPLE = frozenset(_PEOPLE_TEXT.split())
+_MAKERS_TEXT = """
+    author writer composer artist painter director creator photographer
+"""
+_MAKERS = frozenset(_MAKERS_TEXT.split())
+_PLACES_TEXT = """
+    city town country region nation state hometown headquarters continent county district
+    province village location birthplace neighborhood borough
+"""
+_PLACES = frozenset(_PLACES_TEXT.split())
 # Columns whose values go before the noun: "Fantasy books", "Express trains".
-_CATEGORIES = frozenset(
-    [
-        "kind",
-        "type",
-        "category",
-        "genre",
-        "specialty",
-        "speciality",
-        "subject",
-        "level",
-        "position",
-        "tier",
-        "class",
-        "form",
-        "style",
-        "colour",
-        "color",
-        "brand",
-        "model",
-        "gender",
-        "sex",
-        "status",
-        "surface",
-        "channel",
-        "insurance",
-        "format",
-    ]
-)
+_CATEGORIES_TEXT = """
+    kind type category genre specialty speciality subject level position tier class form style
+    colour color brand model gender sex status surface channel insurance format
+"""
+_CATEGORIES = frozenset(_CATEGORIES_TEXT.split())
+# Of these, the ones that must be said: "First class tickets", not "First tickets".
+_SAID_CATEGORIES = frozenset(("class", "form", "style", "status", "surface", "insurance", "model"))
 # Past participles as column names, and the noun of what they date.
 _PARTICIPLES = {
     "founded": "founding",
@@ -260,7 +157,7 @@ def plural(words: str) -> str:
 
 def article(words: str) -> str:
     """Some words with "a" or "an" before them."""
-    vowel = re.match(r"[aeiou](?!ni(?![mn]))(?!se)", words, re.IGNORECASE)
+    vowel = re.match(r"[aio]|e(?!u)|u(?!ni[^mn]|se|til)|hour|honou?r|honest", words, re.IGNORECASE)
     return f"{'an' if vowel else 'a'} {words}"
 
 
@@ -317,6 +214,10 @@ class TableWords:
             of = f"{self._stem} " if qualified else ""
             return f"number of {of}{self.own(column)}"
         return self.column(column, qualified)
+
+    def amount(self, column: Column, qualified: bool = False) -> str:
+        """What a column counts: "pages", qualified "book pages"."""
+        return f"{self._stem} {self.own(column)}" if qualified else self.own(column)
 
     def columns(self, column: Column, qualified: bool = False) -> str:
         """A column in the plural: "hiring dates"."""
@@ -398,6 +299,10 @@ class TableWords:
 
     def is_category(self, column: Column) -> bool:
         return column.kind == "text" and self.own(column).split()[-1] in _CATEGORIES
+
+    def stands_alone(self, column: Column) -> bool:
+        """Whether a category's value before the noun says enough: "Fantasy books"."""
+        return self.own(column).split()[-1] not in _SAID_CATEGORIES
 
     def _is_label(self, column: Column) -> bool:
         return column.kind == "text" and self.own(column) in ("name", "title", "full name")
