@@ -226,20 +226,33 @@ class AggregateSpeaker:
             raise Unsayable("a count of an expression")
         return frame.rows(root, cut, mentioned)
 
+    def distinct_names(self, frame: Frame, distinct: exp.Distinct) -> str:
+        """What the distinct values of a column are called: "genres", "authors"."""
+        if len(distinct.expressions) != 1:
+            raise Unsayable("a count of several columns")
+        source, column = frame.column(distinct.expressions[0].unnest())
+        words = frame.words(source)
+        if column is words.key:
+            return words.nouns
+        if words.is_counted(column):
+            return f"values of {words.measure(column)}"
+        keys = [
+            key.ref_table
+            for key in self.database.foreign_keys
+            if key.table == words.table.name and key.column == column.name
+        ]
+        if len(keys) == 1 and words.own(column).endswith(" id"):
+            return TableWords(self.database, self.database.table(keys[0])).nouns
+        return words.columns(column)
+
     def count_distinct(self, frame: Frame, distinct: exp.Distinct) -> Told:
         if len(distinct.expressions) != 1:
             raise Unsayable("a count of several columns")
-        source, column = frame.column(distinct.expressions[0])
+        source, column = frame.column(distinct.expressions[0].unnest())
         words = frame.words(source)
         frame.guard(distinct)
         phrase = frame.rows(source)
-        names = words.columns(column)
-        keys = [k for k in self.database.foreign_keys if k.table == words.table.name]
-        of_column = [k for k in keys if k.column == column.name]
-        if len(of_column) == 1 and words.own(column).endswith(" id"):
-            names = TableWords(self.database, self.database.table(of_column[0].ref_table)).nouns
-        if column is words.key or words.is_counted(column):
-            names = words.nouns if column is words.key else f"values of {words.measure(column)}"
+        names = self.distinct_names(frame, distinct)
         different = self.rng.choice(("different", "distinct", "different"))
         of = phrase.the(self.rng)
         if column is words.key:

@@ -65,12 +65,12 @@ def modifiers(
             raise Unsayable("BETWEEN of expressions")
         return phrases.between(words, column, said(low), said(high))
     if isinstance(node, exp.Like) and is_literal(node.expression):
-        return _like(frame, words, node, negated)
+        return _like(frame, words, node, negated != bool(node.args.get("negate")))
     if isinstance(node, exp.Is) and isinstance(node.expression, exp.Null):
         _, column = frame.column(node.this.unnest())
         if negated and (id(source), column.name) in frame.guarded:
             return []
-        return phrases.unknown(words, column, negated)
+        return phrases.unknown(words, column, negated, _named_by(words, column))
     if isinstance(node, exp.In) and node.args.get("query") is not None:
         return _in_query(frame, source, node, negated)
     if isinstance(node, exp.In) and node.expressions:
@@ -123,7 +123,7 @@ def _literal(
         if column is words.label and op == "=":
             return [phrases.being(f"named {text}"), phrases.being(f"called {text}")]
         if op == "=" and key:
-            return _keyed(frame, words, column, text)
+            return _keyed(words, column, text)
         if op == "=":
             return phrases.equal_texts(words, column, [text])
         return phrases.different_texts(words, column, [text])
@@ -132,18 +132,25 @@ def _literal(
     return phrases.compared(words, column, op, text, literal=True)
 
 
-def _keyed(frame: Frame, words: TableWords, column: Column, text: str) -> list[Modifier]:
-    own = words.own(column)
-    mods = [phrases.having(f"{own} {text}"), phrases.having(f"the {own} {text}")]
+def _named_by(words: TableWords, column: Column) -> TableWords | None:
+    """The table whose rows a foreign key names, where its name says so: `author_id`."""
     parents = {
         key.ref_table
-        for key in frame.database.foreign_keys
+        for key in words.database.foreign_keys
         if key.table == words.table.name and key.column == column.name
     }
-    if len(parents) == 1:
-        parent = TableWords(frame.database, frame.database.table(parents.pop()))
-        if own == f"{parent.noun} id":
-            mods += [phrases.being(f"{parent.by} {parent.noun} {text}")] * 2
+    if len(parents) != 1:
+        return None
+    parent = TableWords(words.database, words.database.table(parents.pop()))
+    return parent if words.own(column) == f"{parent.noun} id" else None
+
+
+def _keyed(words: TableWords, column: Column, text: str) -> list[Modifier]:
+    own = words.own(column)
+    mods = [phrases.having(f"{own} {text}"), phrases.having(f"the {own} {text}")]
+    parent = _named_by(words, column)
+    if parent is not None:
+        mods += [phrases.being(f"{parent.by} {parent.noun} {text}")] * 2
     return mods
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlglot import exp
 
+from spftcore.databases import Column
 from spftcore.synthesis import phrases
 from spftcore.synthesis.aggregates_in_words import AGGREGATES, SHOW, AggregateSpeaker, Order, Told
 from spftcore.synthesis.conditions_in_words import OPERATORS, Unsayable, is_literal, said
@@ -29,12 +30,12 @@ class Groups:
         self.select = frame.select
         if self.select.args.get("distinct"):
             raise Unsayable("DISTINCT over groups")
-        self.keys = [frame.column(node) for node in self.select.args["group"].expressions]
+        self.keys = [self.key(n.unnest()) for n in self.select.args["group"].expressions]
         self.items = items
         having = self.select.args.get("having")
         self.having = having.this.unnest() if having is not None else None
         self.aggregates = [i for i in items if i.find(*AGGREGATES)]
-        self.columns = [frame.column(i) for i in items if not i.find(*AGGREGATES)]
+        self.columns = [self.key(i) for i in items if not i.find(*AGGREGATES)]
         for node in (self.select.args["group"], self.having, *self.aggregates):
             if node is not None:
                 frame.guard(node)
@@ -51,6 +52,15 @@ class Groups:
         if not self.aggregates:
             return self.named_groups(group, suffix)
         return self.measured_groups(group, suffix)
+
+    def key(self, node: exp.Expr) -> tuple[Source, Column]:
+        """A grouped column; a joined foreign key stands for the key that it refers to."""
+        source, column = self.frame.column(node)
+        for edge in self.frame.edges:
+            parent = self.frame.words(edge.parent)
+            if edge.child is source and edge.column is column and parent.key is not None:
+                return edge.parent, parent.key
+        return source, column
 
     # What a group is called
 
@@ -96,8 +106,6 @@ class Groups:
 
     def counted(self, item: exp.Count) -> NounPhrase:
         mentioned = tuple(source for source, _ in self.keys)
-        if isinstance(item.this, exp.Distinct):
-            raise Unsayable("a distinct count of groups")
         return self.speaker.counted_rows(self.frame, self.driving, item, self.cut, mentioned)
 
     def rows(self, item: exp.Expr) -> NounPhrase:
@@ -107,6 +115,10 @@ class Groups:
 
     def measure(self, item: exp.Expr) -> str:
         """An aggregate of each group's rows: "number of visits", "average doctor salary"."""
+        if isinstance(item, exp.Count) and isinstance(item.this, exp.Distinct):
+            names = self.speaker.distinct_names(self.frame, item.this)
+            rows = self.rows(item)
+            return f"number of different {names}{'' if rows.bare else f' of {rows.text(False)}'}"
         if isinstance(item, exp.Count):
             return f"number of {self.counted(item).text(False)}"
         rows = self.rows(item)
@@ -124,6 +136,9 @@ class Groups:
         if isinstance(item, exp.Count) and not isinstance(item.this, exp.Distinct):
             rows = self.counted(item)
             return self.rng.choice(phrases.counted(rows.text(True), rows.text(False), op, value))
+        if isinstance(item, exp.Count) and self.rows(item).bare:
+            names = f"different {self.speaker.distinct_names(self.frame, item.this)}"
+            return self.rng.choice(phrases.counted(names, names, op, value))
         if not isinstance(item, exp.Avg | exp.Sum | exp.Min | exp.Max):
             raise Unsayable("HAVING of something else")
         source, column = self.frame.column(item.this)
@@ -161,7 +176,8 @@ class Groups:
             return f", sorted by {measure} {how}"
         group.limit = "" if self.limit == "1" else self.limit
         group.one = self.limit == "1"
-        if isinstance(term.node, exp.Count):
+        distinct = isinstance(term.node.this, exp.Distinct)
+        if isinstance(term.node, exp.Count) and not distinct:
             rows = self.counted(term.node).text(False)
             most = self.rng.choice(("most", "most", "largest number of"))
             if not term.down:
@@ -260,8 +276,9 @@ class Groups:
             )
         if not group.modifiers:
             questions.append(f"{what} by {each}{suffix}")
-        if len(measures) == 1 and isinstance(self.aggregates[0], exp.Count):
-            rows = self.counted(self.aggregates[0]).text(False)
+        only = self.aggregates[0] if len(measures) == 1 else None
+        if isinstance(only, exp.Count) and not isinstance(only.this, exp.Distinct):
+            rows = self.counted(only).text(False)
             questions += [f"How many {rows} are there for each {each}{suffix}?"] * 2
             questions.append(f"How many {rows} are there per {each}{suffix}?")
             if self.about is not None:

@@ -308,10 +308,11 @@ def _timed(verb: tuple[str, str, str], text: str) -> Modifier:
 def equal_texts(words: TableWords, column: Column, values: Sequence[str]) -> list[Modifier]:
     """A text column that has one of some values."""
     value, own = listing(list(values), "or"), words.column(column)
-    with_ = having(f"{own} {value}")
+    the = having(f"the {own} {value}")
+    with_ = Modifier(f"with {own} {value}", the.plural, the.singular)
     mods = [
         with_,
-        having(f"the {own} {value}"),
+        the,
         Modifier(f"whose {own} is {value}", with_.plural, with_.singular),
     ]
     last = own.split()[-1]
@@ -320,19 +321,24 @@ def equal_texts(words: TableWords, column: Column, values: Sequence[str]) -> lis
             have = having(f"{own} in {value}")
             return [have, Modifier(f"whose {own} are in {value}", have.plural, have.singular)]
         if words.is_person:
-            mods = [mods[-1], *[being(f"from {value}")] * 3]
+            home = being(f"from {value}")
+            mods = [Modifier(mods[-1].attribute, home.plural, home.singular), home, home, home]
             if last not in ("nation", "country", "nationality", "birthplace"):
                 lives = Modifier(f"living in {value}", f"live in {value}", f"lives in {value}")
                 mods += [lives, lives]
         else:
-            mods = [mods[-1], being(f"in {value}"), being(f"from {value}"), being(f"in {value}")]
+            place = being(f"in {value}")
+            mods = [Modifier(mods[-1].attribute, place.plural, place.singular), place, place]
+            mods.append(being(f"from {value}"))
     elif last in ("weekday", "day"):
         mods += [being(f"on {value}")] * 2
     elif last == "weather":
         mods += [being(f"in {value} weather")]
     elif words.is_category(column):
-        mods.append(being(f"of {own} {value}"))
-        short = len(values) == 1 and len(value.split()) <= 2 and value[:1].isalpha()
+        mods.append(Modifier(f"of {own} {value}", with_.plural, with_.singular))
+        short = (
+            len(values) == 1 and len(value.split()) <= 2 and len(value) > 2 and value[0].isalpha()
+        )
         if short:
             if words.stands_alone(column):
                 mods += [Modifier(value, with_.plural, with_.singular, before=True)] * 4
@@ -382,12 +388,20 @@ def matching(own: str, pattern: str, value: str, negated: bool) -> list[Modifier
     return mods
 
 
-def unknown(words: TableWords, column: Column, negated: bool) -> list[Modifier]:
-    """IS NULL and IS NOT NULL."""
-    name = words.measure(column) if words.is_counted(column) else words.column(column)
+def unknown(
+    words: TableWords, column: Column, negated: bool, parent: TableWords | None = None
+) -> list[Modifier]:
+    """IS NULL and IS NOT NULL; `parent` is the table that a foreign key refers to."""
+    if parent is not None:
+        some = article(parent.noun)
+        if negated:
+            return [having(some)]
+        no = having(f"no {parent.noun}")
+        return [no, Modifier(f"without {some}", no.plural, no.singular)]
+    name = words.measure(column)
     if negated:
         return [having(f"a known {name}"), having(f"{article(name)} recorded")]
-    no = Modifier(f"with no {name} recorded", f"have no {name} recorded", f"has no {name} recorded")
+    no = having(f"no {name} recorded")
     none = Modifier(f"without a known {name}", f"have no known {name}", f"has no known {name}")
     missing = Modifier(f"whose {name} is unknown", no.plural, no.singular)
     return [no, none, missing]

@@ -104,7 +104,7 @@ class _Speaker(AggregateSpeaker):
         count = said(limit.expression) if limit is not None else ""
         if count and (not orders or not count.isdigit() or count == "0"):
             raise Unsayable("a limit without an order")
-        items = list(select.expressions)
+        items = [item.unnest() for item in select.expressions]
         if select.args.get("group") is not None:
             return Groups(self, frame, items, orders, count).told()
         if select.args.get("having") is not None:
@@ -245,7 +245,9 @@ class _Speaker(AggregateSpeaker):
         if len(columns) > 1 and not (phrase.one or phrase.limit or phrase.definite or once):
             of = self.rng.choice((of, f"{self.rng.choice(('each', 'every'))} {phrase.text(True)}"))
         thing = f"the {what} of {of}{suffix}"
-        verb = "is" if len(columns) == 1 and not several else "are"
+        amounts = names[0] == words.amount(columns[0][1], columns[0][0] is not root)
+        counts = words.is_counted(columns[0][1]) and amounts
+        verb = "is" if len(columns) == 1 and not several and not counts else "are"
         questions = [
             f"What {verb} {thing}?",
             f"{self.rng.choice(SHOW)} {thing}.",
@@ -254,7 +256,7 @@ class _Speaker(AggregateSpeaker):
         ]
         own = [column for source, column in columns if source is root]
         label = words.label
-        if label is not None and own[:1] == [label] and len(columns) > 1 and not once:
+        if label is not None and columns[0] == (root, label) and len(columns) > 1 and not once:
             others = listing(names[1:])
             their = "its" if phrase.one and not words.is_person else "their"
             target = f"the {phrase.text()}"
