@@ -99,6 +99,12 @@ class BaseConfig(TrainConfig):
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
 
 
+class SqlToTextConfig(TrainConfig):
+    """The model that writes questions (one training per round)."""
+
+    scratch_steps: int = Field(600, ge=0, description="steps of a tiny model's first training")
+
+
 class VbiConfig(TrainConfig):
     """Stage 1: verification-based iterative fine-tuning (one round)."""
 
@@ -112,7 +118,7 @@ class SelfPlayConfig(TrainConfig):
     """Stage 2: self-play fine-tuning (one iteration)."""
 
     iterations: int = Field(2, ge=0, description="iterations of choosing main and opponent")
-    loss: Literal["spft", "spin", "exspin", "dpo"] = Field("spft", description="preference loss")
+    loss: Literal["spft", "spin", "exspin"] = Field("spft", description="preference loss")
     lam: float = Field(1.0, gt=0, description="lambda of the loss")
     nll_weight: float = Field(0.0, ge=0, description="weight of an added NLL term on the gold")
     pairs: int = Field(0, ge=0, description="questions the opponent answers (0: all)")
@@ -141,7 +147,7 @@ class Config(Section):
     base: BaseConfig = Field(
         BaseConfig(), description="first training of a tiny model on the seeds"
     )
-    sql_to_text: TrainConfig = Field(TrainConfig(), description="the model that writes questions")
+    sql_to_text: SqlToTextConfig = SqlToTextConfig()
     vbi: VbiConfig = VbiConfig()
     self_play: SelfPlayConfig = SelfPlayConfig()
     generation: GenerationConfig = GenerationConfig()

@@ -105,7 +105,7 @@ def _size(
     config: Config, stage: Stage, seeds: int, questions: int, step: float, answer: float
 ) -> tuple[str, float]:
     """(the work in words, seconds) of one stage."""
-    rounds, play = config.vbi, config.self_play
+    stage_1, play = config.vbi, config.self_play
     name = stage.name
     if name == "prepare":
         return f"{seeds} pairs checked", 2.0
@@ -113,23 +113,23 @@ def _size(
         steps = 0 if config.model.name_or_path else config.base.steps
         return f"{steps} steps", steps * step
     if name == "sft":
-        steps = rounds.steps * rounds.rounds
+        steps = stage_1.steps * stage_1.rounds
         return f"{steps} steps", steps * step
     if name.startswith("sql_to_text"):
         scratch = name.endswith("_0") and config.model.name_or_path is None
-        steps = config.base.steps if scratch else config.sql_to_text.steps
+        steps = config.sql_to_text.scratch_steps if scratch else config.sql_to_text.steps
         return f"{steps} steps", steps * step
     if name.endswith("_synthesize"):
-        queries = round((rounds.count + rounds.feedback + rounds.ranking) * vbi.QUERIES_PER_PAIR)
+        queries = round((stage_1.count + stage_1.feedback + stage_1.ranking) * vbi.QUERIES_PER_PAIR)
         return f"{queries} questions", queries * answer
     if name.startswith("vbi") and name.endswith("_train"):
-        return f"{rounds.steps} steps", rounds.steps * step
+        return f"{stage_1.steps} steps", stage_1.steps * step
     if name.endswith("_feedback"):
-        count = rounds.feedback + rounds.ranking
+        count = stage_1.feedback + stage_1.ranking
         return f"{count} answers", count * answer
     if name.endswith("_answers"):
         own = name.startswith(("self_play", "dpo"))
-        available = seeds + (rounds.rounds * (rounds.count + rounds.feedback) if own else 0)
+        available = seeds + (stage_1.rounds * (stage_1.count + stage_1.feedback) if own else 0)
         count = min(play.pairs or available, available)
         return f"{count} answers", count * answer * 1.5
     if name.endswith("_train"):

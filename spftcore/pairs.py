@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -201,8 +201,3 @@ def split_pairs(
                 splits[i] = name
         order = rest
     return [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
-
-
-def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
-    """Writes pairs as JSONL."""
-    path.write_text("".join(pair.to_json() + "\n" for pair in pairs), encoding="utf-8")

@@ -200,7 +200,6 @@ def plays(store: Store) -> list[dict[str, Any]]:
             {
                 "system": system,
                 "number": number,
-                "skipped": played.get("skipped"),
                 "main": played.get("main"),
                 "opponent": played.get("opponent"),
                 "right": right,

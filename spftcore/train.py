@@ -26,8 +26,9 @@ from spftcore.config import (
 )
 from spftcore.errors import SpftError, UsageError
 
-# Settings that may differ when a run is continued: they change the pace, not the result.
-_FREE_ON_RESUME = {"run.workers", "run.directory", "run.name"}
+# Settings that may differ when a run is continued: it may have been moved, and a machine short of
+# memory may need fewer workers (whose number of threads can change the last bits of a sum).
+_FREE_ON_RESUME = {"run.directory", "run.name", "run.workers"}
 
 
 def parser() -> OptionParser:
@@ -137,7 +138,9 @@ def train(config: Config, console: Console) -> Path:
     with run_lock(directory):
         stored = directory / "config.yaml"
         if not stored.exists():
-            stored.write_text(config.to_yaml(), encoding="utf-8")
+            partial = stored.with_suffix(".partial")
+            partial.write_text(config.to_yaml(), encoding="utf-8")
+            partial.rename(stored)
         databases = databases_folder(config, directory)
         store = Store(directory / "run.sqlite")
         try:
@@ -186,6 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except SpftError as error:
         errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
+        return 1
+    except OSError as error:
+        errors.print(f"[bold red]Error:[/] {_plain(error)}. Go on with --resume.", highlight=False)
         return 1
     except KeyboardInterrupt:
         resume = f" --run.name {directory.name}" if directory else ""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spftcore.config import Config
 from spftcore.databases import Catalogue
 from spftcore.errors import SpftError
-from spftcore.pairs import Pair, question_key, read_pairs, split_pairs, write_pairs
+from spftcore.pairs import Pair, question_key, read_pairs, split_pairs
 from spftcore.stages.context import RunContext
 from spftcore.stages.prepare import prepare
 from spftcore.store import Store
@@ -110,19 +110,18 @@ def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:
     assert len(read(path)) == 1
 
 
-def test_written_pairs_are_one_json_object_a_line(tmp_path: Path) -> None:
-    pair = Pair("x-1", "travel", "Où est Quito ?", "select 1", checks={"runs": True})
-    write_pairs(tmp_path / "p.jsonl", [pair, pair])
-    lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["question"] for line in lines] == ["Où est Quito ?"] * 2
-    assert "evidence" not in json.loads(lines[0])  # what is not known is left out
+def test_a_pair_as_json_holds_what_is_known_on_one_line() -> None:
+    pair = Pair("x-1", "travel", "Où est\nQuito ?", "select 1", checks={"runs": True})
+    assert "\n" not in pair.to_json()
+    assert json.loads(pair.to_json())["question"] == "Où est\nQuito ?"
+    assert "evidence" not in json.loads(pair.to_json())  # what is not known is left out
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
 def test_only_line_feeds_end_a_jsonl_record(tmp_path: Path, separator: str) -> None:
     # JSON allows these characters inside strings, and str.splitlines would break the record there.
     pair = Pair("1", "travel", "q", f"select '{separator}'")
-    write_pairs(tmp_path / "p.jsonl", [pair])
+    (tmp_path / "p.jsonl").write_text(pair.to_json() + "\n", encoding="utf-8")
     (back,) = read(tmp_path / "p.jsonl")
     assert back.sql == pair.sql
 

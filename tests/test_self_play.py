@@ -30,7 +30,7 @@ def candidate(name: str, right: int, parent: str | None = None, total: int = 100
 
 def test_the_best_plays_against_the_worst() -> None:
     pool = [candidate("vbi_1", 40), candidate("vbi_2", 60), candidate("vbi_3", 50)]
-    assert self_play.choose(pool) == self_play.Match("vbi_2", "vbi_2", "vbi_1", "vbi_1")
+    assert self_play.choose(pool, "base") == self_play.Match("vbi_2", "vbi_2", "vbi_1", "vbi_1")
     assert self_play.best(pool).id == "vbi_2"
 
 
@@ -43,8 +43,7 @@ def test_accuracy_counts_and_not_the_number_of_right_answers() -> None:
 def test_among_equals_the_later_is_main_and_the_earlier_opponent() -> None:
     # The pool comes in the order of age; by name, self_play_1 would come first.
     pool = [candidate("vbi_9", 50), candidate("vbi_10", 50), candidate("self_play_1", 50)]
-    match = self_play.choose(pool)
-    assert match is not None
+    match = self_play.choose(pool, "base")
     assert (match.main, match.opponent) == ("self_play_1", "vbi_9")
     assert self_play.best(pool).id == "self_play_1"
 
@@ -60,15 +59,15 @@ def test_the_store_gives_the_pool_in_the_order_of_age(tmp_path: Path) -> None:
     store.close()
 
 
-def test_one_candidate_has_no_opponent() -> None:
-    assert self_play.choose([candidate("vbi_1", 40)]) is None
+def test_a_single_candidate_plays_against_the_base_it_came_from() -> None:
+    match = self_play.choose([candidate("vbi_1", 40)], "BASE")
+    assert match == self_play.Match("vbi_1", "vbi_1", "base", "BASE")
 
 
 def test_the_opponent_may_be_better_than_its_predecessors() -> None:
     # After an iteration that made things worse, the worst is the newest.
     pool = [candidate("vbi_1", 50), candidate("vbi_2", 60), candidate("self_play_1", 30, "vbi_2")]
-    match = self_play.choose(pool)
-    assert match is not None
+    match = self_play.choose(pool, "base")
     assert (match.main, match.opponent) == ("vbi_2", "self_play_1")
 
 
@@ -145,6 +144,8 @@ class Run:
                 Pair(f"p{i}", "travel", f"Question {i}?", gold, split="train", source="seed")
                 for i, (gold, _, _) in enumerate(PLAYED)
             )
+        with self.store.stage("base") as stage:
+            stage.result = {"path": str(self.paths["worse"])}
         with self.store.stage("sft") as stage:
             stage.result = {"path": str(self.paths["sft"])}
         with self.store.stage("vbi_1_synthesize"):
@@ -213,7 +214,7 @@ def test_the_other_baselines_see_the_verdicts(
     system: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = run.play(system, monkeypatch)
-    assert [item.reward for item in items] == [0.0, 1.0, 0.0, 1.0, 1.0]
+    assert [item.reward for item in items] == [1.0, 1.0, 1.0]  # pairs with R = 0 are left out
 
 
 def test_the_references_are_the_opponents_logprobs_with_end_of_sequence(
@@ -258,11 +259,11 @@ def test_the_updated_main_joins_the_pool_and_a_baseline_does_not(
     load(last.path, Config(), device=CPU)
 
 
-def test_with_one_candidate_the_stage_ends_with_a_message(
+def test_with_one_candidate_the_base_is_the_opponent(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with run.store.stage("vbi_0_feedback"):  # repeated without a result: its row is gone
         pass
-    assert run.play("self_play", monkeypatch) == []
-    assert "no opponent" in run.store.result("self_play_1_train")["skipped"]
-    assert [c.id for c in run.store.candidates()] == ["vbi_1"]
+    run.play("self_play", monkeypatch)
+    assert run.store.result("self_play_1_answers")["opponent"] == "base"
+    assert [c.id for c in run.store.candidates()] == ["vbi_1", "self_play_1"]

@@ -19,7 +19,8 @@ from spftcore.train import main, parser, settings
 
 # A whole run in little time: enough training that some synthesized pairs pass their checks.
 QUICK = {
-    "base.steps": 140,
+    "base.steps": 60,
+    "sql_to_text.scratch_steps": 120,
     "sql_to_text.steps": 10,
     "vbi.steps": 10,
     "vbi.count": 80,

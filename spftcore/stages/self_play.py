@@ -37,20 +37,18 @@ class Match:
     opponent_path: str
 
 
-def choose(candidates: Sequence[Candidate]) -> Match | None:
+def choose(candidates: Sequence[Candidate], base: str) -> Match:
     """Main = the candidate with the highest accuracy on the ranking set, opponent = the lowest.
 
-    Candidates come the oldest first; among equals the later one is main and the earlier one is
-    opponent. If best and worst are one candidate, its predecessor is the opponent; with no
-    predecessor there is no match (None).
+    Args:
+        candidates: the pool, the oldest first. Among equals the later one is main and the earlier
+            one is opponent.
+        base: the model the first candidate was trained from; it plays where the pool holds one.
     """
     main = best(candidates)
+    if len(candidates) == 1:
+        return Match(main.id, str(main.path), "base", base)
     worst = min(candidates, key=lambda c: c.ranking_accuracy)
-    if main.id == worst.id:
-        parents = [c for c in candidates if c.id == main.parent]
-        if not parents:
-            return None
-        worst = parents[0]
     return Match(main.id, str(main.path), worst.id, str(worst.path))
 
 
@@ -59,7 +57,7 @@ def best(candidates: Sequence[Candidate]) -> Candidate:
     return max(reversed(candidates), key=lambda c: c.ranking_accuracy)
 
 
-def _match(context: RunContext, system: str, iteration: int) -> Match | None:
+def _match(context: RunContext, system: str, iteration: int) -> Match:
     """The models of an iteration of SPFT-SQL (`self_play`) or of a baseline.
 
     SPIN and ExSPIN play against their own previous version, beginning with the SFT model. DPO
@@ -67,7 +65,7 @@ def _match(context: RunContext, system: str, iteration: int) -> Match | None:
     """
     store = context.store
     if system == "self_play":
-        return choose(store.candidates())
+        return choose(store.candidates(), store.result("base")["path"])
     if system == "dpo":
         rounds = [c for c in store.candidates() if c.id.startswith("vbi_")]
         start = best(rounds)
@@ -86,9 +84,6 @@ def answers(context: RunContext, stage: StageWriter, system: str, iteration: int
     """The opponent's answers to the training questions, their verdicts, and its log-probs of the
     golds and of its answers, computed once and kept in the store."""
     match = _match(context, system, iteration)
-    if match is None:
-        stage.result = {"skipped": "the pool holds one candidate, so there is no opponent"}
-        return
     if system == "dpo" and iteration > 1:
         # The reference of DPO stays the model it began with, and so do its answers.
         stage.result = {**asdict(match), "answers": f"{system}_1_answers"}
@@ -150,14 +145,13 @@ def train(context: RunContext, stage: StageWriter, system: str, iteration: int) 
     out. SPIN calls every answer wrong.
     """
     play = context.store.result(f"{system}_{iteration}_answers")
-    if "skipped" in play:
-        stage.result = play
-        return
     settings = context.config.self_play
     kind: LossKind = settings.loss if system == "self_play" else system  # type: ignore[assignment]
     model = context.load(play["main_path"], new_adapter=True)
     items = _preference_pairs(context, model, play["answers"], kind)
-    if kind in ("exspin", "dpo") and not any(item.reward == 1 for item in items):
+    if kind in ("exspin", "dpo"):
+        items = [item for item in items if item.reward == 1]
+    if not items:  # nothing to learn from: the main model stays as it is
         stage.result = {"path": play["main_path"], "pairs": 0}
         return
     objective = Preference(LossConfig(kind, settings.lam, settings.nll_weight))

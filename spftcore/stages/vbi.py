@@ -105,7 +105,7 @@ def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
     items = [item for item in items if context.within_limits(item)]
     settings = context.config.sql_to_text
     if round_ == 0 and context.config.model.name_or_path is None:
-        settings = settings.model_copy(update={"steps": context.config.base.steps})
+        settings = settings.model_copy(update={"steps": settings.scratch_steps})
     context.train(stage, model, items, Supervised(), settings, dropout=True)
     path = context.checkpoint(stage.stage)
     models.save(model, path)
