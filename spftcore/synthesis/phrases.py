@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -287,7 +286,9 @@ def timed(
     mods: list[Modifier] = []
     for text in texts:
         if verb is not None:
-            mods += [_timed(verb, text)] * 2
+            # "books from 1990", but "visits in 2024"
+            place = f"from {value}" if words.is_year(column) and op == "=" else text
+            mods += [_timed(verb, text if verb[0] else place)] * 2
         if text.startswith("since"):
             continue
         own_text = f"{preposition[op]} {value}" if op in preposition else text
@@ -300,8 +301,7 @@ def timed(
 def _timed(verb: tuple[str, str, str], text: str) -> Modifier:
     if verb[0]:
         return verbal(verb, text)
-    # The rows have a time and no verb: "visits on 2024-05-01", "books from 1990".
-    text = re.sub(r"^in (\d+)$", r"from \1", text)
+    # The rows themselves have a time: "visits on 2024-05-01".
     return Modifier(text, f"are {text}", f"is {text}")
 
 
