@@ -129,7 +129,8 @@ def _joined(modifiers: list[Modifier], one: bool) -> list[str]:
     for modifier in modifiers:
         text = modifier.after(one)
         start, _, tail = text.partition(" ")
-        if previous in ("with", "whose", "that"):
+        placed = start in ("by", "of", "for", "from", "in", "on")
+        if previous in ("with", "whose", "that") and not placed:
             words.append("and " + (tail if start == previous == "with" else text))
         else:
             words.append(text)
