@@ -39,7 +39,7 @@ class RunConfig(Section):
 class DataConfig(Section):
     databases: Path | None = Field(None, description="folder of SQLite files")
     pairs: Path | None = Field(None, description="seed question-SQL pairs (JSON or JSONL)")
-    dev: Path | None = Field(None, description="development pairs; split off the seeds if missing")
+    dev: Path | None = Field(None, description="development pairs, evaluated beside the test pairs")
     test: Path | None = Field(None, description="held-out pairs; split off the seeds if missing")
     tables_json: Path | None = Field(
         None, description="Spider-style schema file with keys and natural names"

@@ -7,17 +7,14 @@ anything else is repeated on resume.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import multiprocessing
 import os
 import queue
 import signal
-import sqlite3
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -29,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spftcore.config import Config
-from spftcore.errors import SpftError
+from spftcore.errors import SpftError, explain
 from spftcore.stages.plan import Stage, plan
 from spftcore.store import Store
 
@@ -135,23 +132,8 @@ def _run_stage(name: str) -> None:
                 events.add_scalar(f"train/{metric}", value, step)
     except SpftError:
         raise
-    except OSError as error:
-        raise _as_disk_error(error, directory, error.errno == errno.ENOSPC) from None
-    except sqlite3.OperationalError as error:
-        raise _as_disk_error(error, directory, "full" in str(error)) from None
-    except BaseException:
-        (directory / "error.log").write_text(traceback.format_exc())
-        raise
-
-
-def _as_disk_error(error: Exception, directory: Path, full: bool) -> SpftError:
-    if full:
-        return SpftError(
-            f"The disk that holds {directory} is full. Free some space and go on with --resume; "
-            "finished stages are kept."
-        )
-    (directory / "error.log").write_text("".join(traceback.format_exception(error)))
-    return SpftError(f"{error}. Details are in {directory / 'error.log'}; go on with --resume.")
+    except Exception as error:
+        raise explain(error, directory) from None
 
 
 # -- the parent's side --------------------------------------------------------------------------
@@ -210,7 +192,7 @@ def run_stages(
                 display.update(messages)
                 for future in done:
                     stage = running.pop(future)
-                    _raise_failure(future, stage, directory)
+                    _raise_failure(future, stage)
                     finished.add(stage.name)
                     display.finished(stage.name, store)
     finally:
@@ -221,7 +203,7 @@ def run_stages(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _raise_failure(future: Future[None], stage: Stage, directory: Path) -> None:
+def _raise_failure(future: Future[None], stage: Stage) -> None:
     error = future.exception()
     if error is None:
         return
@@ -232,10 +214,7 @@ def _raise_failure(future: Future[None], stage: Stage, directory: Path) -> None:
             f"The worker of stage {stage.name} died, most likely for lack of memory. Lower "
             "--run.workers or the batch sizes, and go on with --resume."
         )
-    raise SpftError(
-        f"Stage {stage.name} failed: {type(error).__name__}: {error}. Details are in "
-        f"{directory / 'error.log'}; go on with --resume."
-    )
+    raise error
 
 
 class _Display:

@@ -24,7 +24,7 @@ from spftcore.config import (
     read_yaml,
     resolve,
 )
-from spftcore.errors import SpftError, UsageError
+from spftcore.errors import SpftError, UsageError, explain
 
 # Settings that may differ when a run is continued: it may have been moved, and a machine short of
 # memory may need fewer workers (whose number of threads can change the last bits of a sum).
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print_forecast(config, console)
             return 0
-        report = train(config, console)
+        report = _train_or_explain(config, console)
         console.print(f"\nReport: {report}\nModel:  {directory / 'model'}", highlight=False)
         return 0
     except UsageError as error:
@@ -189,9 +189,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except SpftError as error:
         errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
-        return 1
-    except OSError as error:
-        errors.print(f"[bold red]Error:[/] {_plain(error)}. Go on with --resume.", highlight=False)
         return 1
     except KeyboardInterrupt:
         resume = f" --run.name {directory.name}" if directory else ""
@@ -201,6 +198,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             highlight=False,
         )
         return 1
+
+
+def _train_or_explain(config: Config, console: Console) -> Path:
+    try:
+        return train(config, console)
+    except SpftError:
+        raise
+    except Exception as error:
+        raise explain(error, config.run_directory) from None
 
 
 def _plain(error: Exception) -> str:

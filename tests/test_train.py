@@ -384,17 +384,25 @@ def test_a_model_without_tokenizer_is_refused_before_any_work(
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_stops_with_one_message(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full to stand for a full disk")
-    from spftcore.runner import _as_disk_error
-
-    with pytest.raises(OSError, match="No space") as caught, Path("/dev/full").open("w") as full:
-        full.write("x")
-        full.flush()
-    message = str(_as_disk_error(caught.value, tmp_path, True))
-    assert "full" in message
-    assert "--resume" in message
+@pytest.mark.parametrize("size", ["200k", "3m"])  # full in the parent, and in a worker
+def test_a_full_disk_stops_with_one_message_and_loses_nothing(tmp_path: Path, size: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small disk can be mounted by root only")
+    try:
+        options = _options(disk, "full", **{"base.steps": 2, "sql_to_text.scratch_steps": 2})
+        done = _train(*options)
+        assert done.returncode == 1
+        message = " ".join(done.stderr.split())
+        assert "is full" in message
+        assert "--resume" in message
+        assert "Traceback" not in message
+        if size == "3m":
+            assert "prepare" in _finished_stages(disk / "full")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_dry_run_names_every_stage_and_leaves_nothing(

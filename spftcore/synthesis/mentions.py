@@ -53,6 +53,8 @@ def features(sql: str, database: Database) -> set[str]:
                 continue
             found.add(f"{table.name}.{column.name}".lower())
     for node in resolved.tree.walk():
+        if node.args.get("negate"):  # NOT LIKE has no node of its own
+            found.add("not")
         if isinstance(node, exp.Max) or (isinstance(node, exp.Ordered) and node.args.get("desc")):
             found.add("most")
         elif isinstance(node, exp.Min | exp.Ordered):
