@@ -118,7 +118,6 @@ class SelfPlayConfig(TrainConfig):
     """Stage 2: self-play fine-tuning (one iteration)."""
 
     iterations: int = Field(2, ge=0, description="iterations of choosing main and opponent")
-    loss: Literal["spft", "spin", "exspin"] = Field("spft", description="preference loss")
     lam: float = Field(1.0, gt=0, description="lambda of the loss")
     nll_weight: float = Field(0.0, ge=0, description="weight of an added NLL term on the gold")
     pairs: int = Field(0, ge=0, description="questions the opponent answers (0: all)")
@@ -155,6 +154,15 @@ class Config(Section):
     baselines: tuple[Baseline, ...] = Field(
         ("sft", "spin"), description="compared in the same run: sft, spin, exspin, dpo"
     )
+
+    @model_validator(mode="after")
+    def _updates_survive_rounding(self) -> Config:
+        if self.model.dtype == "float16" and self.lora.rank == 0:
+            raise ValueError(
+                "full fine-tuning in float16 loses its updates to rounding; use "
+                "model.dtype=float32 or bfloat16, or adapters (lora.rank)"
+            )
+        return self
 
     @property
     def run_directory(self) -> Path:

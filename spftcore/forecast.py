@@ -23,7 +23,7 @@ from spftcore.runner import workers_and_threads
 from spftcore.stages import vbi
 from spftcore.stages.context import RunContext
 from spftcore.stages.plan import Stage, plan
-from spftcore.stages.prepare import databases_folder, read_inputs
+from spftcore.stages.prepare import SPLIT_OFF, databases_folder, read_inputs
 from spftcore.store import Store
 from spftcore.training.loop import fit
 from spftcore.training.objectives import Supervised
@@ -51,7 +51,8 @@ def print_forecast(config: Config, console: Console) -> None:
             : config.data.max_pairs or None
         ]
         model, step_seconds, answer_seconds = _rates(context, seeds)
-        questions = len(held_out) or round(len(seeds) * 0.15)
+        questions = len(held_out) or round(len(seeds) * SPLIT_OFF)
+        questions = min(questions, config.data.max_test or questions)
         rows = [
             (stage, *_size(config, stage, len(seeds), questions, step_seconds, answer_seconds))
             for stage in plan(config)

@@ -152,6 +152,41 @@ def build_tiny(config: ModelConfig, corpus: Iterable[str], seed: int) -> Languag
     return LanguageModel(model, tokenizer)
 
 
+def _absolute(path: str | Path) -> str:
+    # An adapter's config names the folder of its base, which must be found from anywhere.
+    return str(Path(path).resolve()) if Path(path).is_dir() else str(path)
+
+
+def load_tokenizer(path: str | Path, config: Config) -> Any:
+    """The tokenizer of a checkpoint, padding on the left.
+
+    Raises:
+        SpftError: there is none, or it cannot end a completion.
+    """
+    from transformers import AutoTokenizer
+
+    path = _absolute(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=config.model.trust_remote_code
+        )
+        # For some model types transformers makes up an empty tokenizer where there is none.
+        ids = tokenizer("select 1", add_special_tokens=False)["input_ids"]
+        if not str(tokenizer.decode(ids, skip_special_tokens=True)).strip():
+            raise ValueError("there are no tokenizer files, or they hold no vocabulary")
+    except Exception as error:  # any of a dozen kinds; its text goes into ours
+        raise SpftError(
+            f"No tokenizer could be loaded from '{path}' ({_first_line(error)}). A model folder "
+            "needs its tokenizer files (tokenizer.json, tokenizer_config.json) beside the weights."
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise SpftError(f"The tokenizer of '{path}' has no end-of-sequence token; set eos_token.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
 def load(
     path: str | Path, config: Config, *, device: torch.device, new_adapter: bool = False
 ) -> LanguageModel:
@@ -166,29 +201,18 @@ def load(
     Raises:
         SpftError: no model or no tokenizer there, or the tokenizer cannot end a completion.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    # Absolute, because an adapter's config names the folder of its base.
-    path = str(Path(path).resolve()) if Path(path).is_dir() else str(path)
+    path = _absolute(path)
+    tokenizer = load_tokenizer(path, config)
     options = {"trust_remote_code": config.model.trust_remote_code}
     is_adapter = (Path(path) / ADAPTER_FILE).is_file()
     source = path
-    if is_adapter:
-        from peft import PeftConfig
+    try:
+        if is_adapter:
+            from peft import PeftConfig
 
-        source = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        # For some model types transformers makes up an empty tokenizer where there is none.
-        ids = tokenizer("select 1", add_special_tokens=False)["input_ids"]
-        if not str(tokenizer.decode(ids, skip_special_tokens=True)).strip():
-            raise ValueError("there are no tokenizer files, or they hold no vocabulary")
-    except Exception as error:  # any of a dozen kinds; its text goes into ours
-        raise SpftError(
-            f"No tokenizer could be loaded from '{path}' ({_first_line(error)}). A model folder "
-            "needs its tokenizer files (tokenizer.json, tokenizer_config.json) beside the weights."
-        ) from None
-    try:
+            source = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
         model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, config.model.dtype), use_safetensors=True, **options
         )
@@ -197,11 +221,6 @@ def load(
             f"No causal language model could be loaded from '{source}' ({_first_line(error)}). "
             "It must be a transformers checkpoint with safetensors weights, or a hub id."
         ) from None
-    if tokenizer.eos_token_id is None:
-        raise SpftError(f"The tokenizer of '{path}' has no end-of-sequence token; set eos_token.")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
     model.to(device)
     if is_adapter:
         from peft import PeftModel
@@ -243,8 +262,21 @@ def save(language_model: LanguageModel, path: Path) -> None:
     language_model.tokenizer.save_pretrained(temporary)
     with contextlib.suppress(FileNotFoundError):  # peft writes an empty model card
         (temporary / "README.md").unlink()
-    for file in temporary.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+    replace_folder(temporary, path)
+
+
+def replace_folder(temporary: Path, path: Path) -> None:
+    """Gives a finished folder its name, all of it safely on the disk first."""
+    for entry in (*temporary.iterdir(), temporary):
+        _sync(entry)
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

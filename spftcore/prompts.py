@@ -8,7 +8,7 @@ from functools import lru_cache
 from spftcore.config import PromptConfig
 from spftcore.databases import Catalogue, Database, Table
 from spftcore.linking import ValueIndex, ValueMatch
-from spftcore.synthesis.sql_text import identifier
+from spftcore.synthesis.sql_text import identifier, spoken
 
 _LITERAL = re.compile(r"'(?:[^']|'')*'|(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
 _FENCE = re.compile(r"```(?:sqlite|sql)?\s*(.*?)(?:```|$)", re.DOTALL | re.IGNORECASE)
@@ -112,13 +112,6 @@ def _create_table(database: Database, table: Table) -> str:
 
 
 # -- literals in the SQL-to-Text direction ----------------------------------------------------
-
-
-def spoken(literal: str) -> str:
-    """A SQL literal as a question writes it: without quotes and without LIKE's wildcards."""
-    if literal.startswith("'"):
-        return literal[1:-1].replace("''", "'").strip("%")
-    return literal
 
 
 def mask_literals(sql: str, question: str | None = None) -> tuple[str, str, list[str]]:

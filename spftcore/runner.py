@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import shutil
 import signal
 import threading
 import time
@@ -75,12 +76,11 @@ _worker: dict[str, Any] = {}
 def _start_worker(
     config: Config, directory: Path, databases: Path, threads: int, messages: Any
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
+        if parent is not None:
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -125,15 +125,17 @@ def _run_stage(name: str) -> None:
     try:
         with store.stage(name) as stage:
             _worker["stages"][name].run(context, stage)
-        with SummaryWriter(str(directory / "tensorboard" / name)) as events:
-            for step, metric, value in store.query(
-                "select step, name, value from metrics where stage = ?", (name,)
-            ):
-                events.add_scalar(f"train/{metric}", value, step)
+            curves = directory / "tensorboard" / name
+            shutil.rmtree(curves, ignore_errors=True)  # of a run that was killed right here
+            with SummaryWriter(str(curves)) as events:
+                for step, metric, value in stage.metrics():
+                    events.add_scalar(f"train/{metric}", value, step)
     except SpftError:
         raise
     except Exception as error:
         raise explain(error, directory) from None
+    finally:
+        context.close()
 
 
 # -- the parent's side --------------------------------------------------------------------------
@@ -186,7 +188,7 @@ def run_stages(
                 for stage in list(waiting):
                     if len(running) < workers and finished.issuperset(stage.needs):
                         waiting.remove(stage)
-                        running[pool.submit(_run_stage, stage.name)] = stage
+                        running[_submit(pool, stage.name)] = stage
                         display.started(stage.name)
                 done, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
                 display.update(messages)
@@ -201,6 +203,15 @@ def run_stages(
             if running:
                 process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, name: str) -> Future[None]:
+    # A worker that is started here inherits that Ctrl-C is the parent's business.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return pool.submit(_run_stage, name)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _raise_failure(future: Future[None], stage: Stage) -> None:
@@ -262,4 +273,4 @@ class _Display:
             if not key.endswith("path")
         )
         line = f"{name:<20} {store.seconds()[name]:6.1f} s  {result}"
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

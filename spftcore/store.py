@@ -145,6 +145,10 @@ class StageWriter:
     def opponent_logprobs(self, pair: str, role: str, logprobs: bytes) -> None:
         self._add("opponent_logprobs", self.stage, pair, role, logprobs)
 
+    def metrics(self) -> list[tuple[int, str, float]]:
+        """(step, name, value) of the points so far."""
+        return [values[1:] for table, values in self.rows if table == "metrics"]
+
     def metric(self, step: int, name: str, value: float) -> None:
         """A point of a training curve; a value that is no number leaves a gap."""
         if math.isfinite(value):

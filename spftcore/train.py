@@ -63,6 +63,13 @@ def settings(arguments: argparse.Namespace) -> Config:
     config = _with_recipe(given)
     stored = config.run_directory / "config.yaml"
     if not stored.exists():
+        if arguments.resume and hasattr(arguments, "run.name"):
+            raise UsageError(
+                f"There is no run {config.run_directory} to continue. Check --run.name and "
+                "--run.directory, or leave --resume out to start it."
+            )
+        return config
+    if arguments.dry_run and not arguments.resume:
         return config
     if not arguments.resume:
         raise UsageError(
@@ -124,13 +131,11 @@ def train(config: Config, console: Console) -> Path:
     """
     from spftcore.report import print_results, write_report
     from spftcore.runner import run_lock, run_stages
-    from spftcore.stages.prepare import databases_folder, is_demo
+    from spftcore.stages.prepare import databases_folder
     from spftcore.store import Store
 
     directory = config.run_directory
-    is_demo(config)  # complains of half an input before anything is written
-    if config.data.databases is not None:
-        _check_inputs(config)
+    _check_inputs(config)  # complains of bad input before anything is written
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -154,12 +159,15 @@ def train(config: Config, console: Console) -> Path:
 
 def _check_inputs(config: Config) -> None:
     from spftcore.databases import Catalogue
+    from spftcore.models import load_tokenizer
+    from spftcore.stages.prepare import is_demo, read_inputs
 
-    assert config.data.databases is not None
-    Catalogue.open(config.data.databases, config.data.tables_json)
-    for path in (config.data.pairs, config.data.dev, config.data.test):
-        if path is not None and not path.is_file():
-            raise SpftError(f"The pairs file {path} does not exist. Check the path.")
+    if not is_demo(config):
+        assert config.data.databases is not None
+        Catalogue.open(config.data.databases, config.data.tables_json)
+    read_inputs(config)
+    if config.model.name_or_path is not None:
+        load_tokenizer(config.model.name_or_path, config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,18 +179,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    directory: Path | None = None
+    config: Config | None = None
     try:
         arguments = parser().parse(argv)
         config = settings(arguments)
-        directory = config.run_directory
-        if arguments.dry_run:
-            from spftcore.forecast import print_forecast
-
-            print_forecast(config, console)
-            return 0
-        report = _train_or_explain(config, console)
-        console.print(f"\nReport: {report}\nModel:  {directory / 'model'}", highlight=False)
+        _work(config, arguments.dry_run, console)
         return 0
     except UsageError as error:
         errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
@@ -191,28 +192,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
         return 1
     except KeyboardInterrupt:
-        resume = f" --run.name {directory.name}" if directory else ""
+        resume = " --resume"
+        if config is not None:
+            resume += f" --run.name {config.run.name}"
+            if config.run.directory != Config().run.directory:
+                resume += f" --run.directory {config.run.directory}"
         errors.print(
-            "\nStopped. Finished stages are kept; continue with: python -m spftcore.train --resume"
-            + resume,
+            "\nStopped. Finished stages are kept; continue with: python -m spftcore.train"
+            + _plain(resume),
             highlight=False,
         )
         return 1
 
 
-def _train_or_explain(config: Config, console: Console) -> Path:
+def _work(config: Config, dry_run: bool, console: Console) -> None:
+    """Trains, or forecasts; whatever else goes wrong becomes a message."""
     try:
-        return train(config, console)
+        if dry_run:
+            from spftcore.forecast import print_forecast
+
+            print_forecast(config, console)
+            return
+        report = train(config, console)
+        model = config.run_directory / "model"
+        console.print(f"\nReport: {report}\nModel:  {model}", highlight=False, markup=False)
     except SpftError:
         raise
     except Exception as error:
         raise explain(error, config.run_directory) from None
 
 
-def _plain(error: Exception) -> str:
+def _plain(text: object) -> str:
     from rich.markup import escape
 
-    return escape(str(error))
+    return escape(str(text))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,6 @@ def test_nothing_given_means_the_defaults() -> None:
         (["--model.chat_template", "false"], False),
         (["--run.name", "2026"], "2026"),  # a name stays text
         (["--data.databases", "some/where"], Path("some/where")),
-        (["--self_play.loss", "exspin"], "exspin"),
         (["--baselines", "sft, dpo"], ("sft", "dpo")),
         (["--baselines", ""], ()),
     ],

@@ -322,7 +322,7 @@ def test_files_of_one_name_in_two_folders_do_not_clash(tmp_path: Path, travel: P
     assert Counter(item.split for item in pairs) == {"train": 4, "dev": 4, "test": 4}
 
 
-def test_development_pairs_without_test_pairs_still_leave_questions_to_test_on(
+def test_where_evaluation_pairs_are_given_no_seed_is_split_off(
     tmp_path: Path, travel: Path
 ) -> None:
     pairs = prepared(
@@ -332,4 +332,32 @@ def test_development_pairs_without_test_pairs_still_leave_questions_to_test_on(
         dev=write(tmp_path / "dev.jsonl", numbered(6, 101)),
     )
     counts = Counter(item.split for item in pairs)
-    assert (counts["train"], counts["dev"], counts["test"]) == (34, 6, 6)
+    assert (counts["train"], counts["dev"], counts["test"]) == (40, 6, 0)
+
+
+def test_seeds_that_share_a_query_or_a_question_with_evaluation_are_left_out(
+    tmp_path: Path, travel: Path
+) -> None:
+    asked = [
+        ("Who stayed?", "select guest from visit"),
+        ("All cities", "select name from city"),
+        ("Where is Lima?", "select country from city where name = 'Lima'"),
+    ]
+    held_out = [
+        ("Name the cities", "SELECT name FROM city"),  # the same query in other letters
+        ("Where is the Lima", "select 1"),  # the same question but for stop words and marks
+    ]
+
+    def lines(pairs: list[tuple[str, str]]) -> str:
+        return "\n".join(
+            json.dumps({"database": "travel", "question": question, "sql": sql})
+            for question, sql in pairs
+        )
+
+    pairs = prepared(
+        tmp_path,
+        travel,
+        pairs=write(tmp_path / "own.jsonl", lines(asked)),
+        test=write(tmp_path / "test.jsonl", lines(held_out)),
+    )
+    assert [p.question for p in pairs if p.split == "train"] == ["Who stayed?"]

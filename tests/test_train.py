@@ -77,7 +77,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_ends_with_every_system_in_the_table_a_report_and_a_model(finished: Path) -> None:
     store = Store(finished / "run.sqlite")
-    systems = [result.system for result in result_table(store)]
+    systems = [result.name for result in result_table(store)]
     store.close()
     assert systems == ["base", "SFT", "SPIN", "VBI-FT", "SPFT-SQL"]
     assert (finished / "report.html").stat().st_size > 10_000
@@ -140,10 +140,10 @@ def test_resuming_with_other_settings_is_refused(finished: Path) -> None:
 
 def _kill_during(stage: str, run: Path, options: list[str]) -> None:
     """Starts or continues a run and kills it with SIGKILL as soon as `stage` can be at work."""
-    arguments = parser().parse([*options, "--resume"])
+    arguments = parser().parse([*options, *_resume_if_begun(run)])
     needs = {s.name: set(s.needs) for s in plan(settings(arguments))}[stage]
     process = subprocess.Popen(
-        _command(*options, "--resume"),
+        _command(*options, *_resume_if_begun(run)),
         env=_offline(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -155,6 +155,10 @@ def _kill_during(stage: str, run: Path, options: list[str]) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)  # the parent alone: its workers must notice
     process.wait()
+
+
+def _resume_if_begun(run: Path) -> list[str]:
+    return ["--resume"] if (run / "config.yaml").exists() else []
 
 
 def _finished_stages(run: Path) -> set[str]:

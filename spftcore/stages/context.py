@@ -21,7 +21,7 @@ from spftcore.store import Answer, StageWriter, Store
 from spftcore.training.batches import TokenSequence
 from spftcore.training.loop import fit
 from spftcore.training.objectives import Objective
-from spftcore.verify import Executor, Limits, Verdict
+from spftcore.verify import Executor, Limits, Status, Verdict
 
 Progress = Callable[[int, int, str], None]
 METRICS_PER_STAGE = 100  # training curves keep about so many points
@@ -70,12 +70,23 @@ class RunContext:
 
     # -- checkpoints ---------------------------------------------------------------------------
 
-    def checkpoint(self, name: str) -> Path:
-        """Where a stage saves a model."""
-        return self.directory / "checkpoints" / name
+    def save(self, model: LanguageModel, name: str) -> str:
+        """Saves a checkpoint of the run; its path is given within the run's folder, which may be
+        moved between a stop and a resume."""
+        path = f"checkpoints/{name}"
+        models.save(model, self.directory / path)
+        return path
 
     def load(self, path: str | Path, *, new_adapter: bool = False) -> LanguageModel:
-        return models.load(path, self.config, device=self.device, new_adapter=new_adapter)
+        """Loads a checkpoint of the run, or the user's model."""
+        own = self.directory / path
+        source = own if own.is_dir() else path
+        return models.load(source, self.config, device=self.device, new_adapter=new_adapter)
+
+    def close(self) -> None:
+        """Ends the executor's threads, if any were started."""
+        if "executor" in self.__dict__:
+            self.executor.close()
 
     # -- encoding ------------------------------------------------------------------------------
 
@@ -103,12 +114,17 @@ class RunContext:
         limits = self.config.prompt
         if len(sequence.prompt) > limits.max_prompt_tokens:
             cause = "prompt too long"
-        elif len(sequence.completion) > limits.max_completion_tokens:
+        elif len(sequence.completion) > limits.max_completion_tokens + 1:  # end-of-sequence
             cause = "completion too long"
         else:
             return True
         self.dropped[cause] = self.dropped.get(cause, 0) + 1
         return False
+
+    def take_dropped(self) -> dict[str, int]:
+        """The sequences dropped since the last call, by cause."""
+        dropped, self.dropped = self.dropped, {}
+        return dropped
 
     def text_to_sql_sequences(
         self, model: LanguageModel, pairs: Iterable[Pair]
@@ -151,9 +167,7 @@ class RunContext:
 
         seed = self.seed(stage.stage)
         fit(model, items, objective, settings, seed=seed, dropout=dropout, report=report)
-        if self.dropped:
-            stage.rejections("train", self.dropped)
-            self.dropped = {}
+        stage.rejections("train", self.take_dropped())
 
     def generate(
         self,
@@ -187,7 +201,7 @@ class RunContext:
         candidate: str,
         pairs: Sequence[Pair],
         *,
-        empty_proves: bool = False,
+        evaluation: bool = False,
     ) -> list[Answer]:
         """A candidate's greedy SQL for each pair's question, judged by execution.
 
@@ -195,8 +209,9 @@ class RunContext:
             model: the candidate.
             candidate: its name, for the record.
             pairs: questions and golds.
-            empty_proves: whether an empty result that equals an empty gold is right, as the
-                benchmarks count it; otherwise it is unjudged, since nothing can be learned from it.
+            evaluation: score rather than teach. An empty result that equals an empty gold is then
+                right, as the benchmarks count it, and an answer stopped by the clock is wrong; in
+                training both are unjudged, since nothing can be learned from them.
         """
         texts = self.generate(model, [self._prompt(pair) for pair in pairs])
         queries = [parse_sql(text) for text in texts]
@@ -208,8 +223,12 @@ class RunContext:
         for pair, sql, (judged,) in zip(pairs, queries, self.executor.verify(items), strict=True):
             verdict = judged.verdict
             message = judged.candidate.message or judged.reason
-            if verdict is Verdict.RIGHT and judged.both_empty and not empty_proves:
+            status = judged.candidate.status
+            if verdict is Verdict.RIGHT and judged.both_empty and not evaluation:
                 verdict, message = Verdict.UNJUDGED, "both results are empty"
-            status = judged.candidate.status.name.lower()
-            answers.append(Answer(pair.id, candidate, sql, status, verdict.name.lower(), message))
+            if status is Status.TIME_BUDGET and judged.gold.ran and evaluation:
+                verdict = Verdict.WRONG
+            answers.append(
+                Answer(pair.id, candidate, sql, status.name.lower(), verdict.name.lower(), message)
+            )
         return answers

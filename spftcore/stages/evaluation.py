@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from spftcore.models import ADAPTER_FILE
+from spftcore.models import ADAPTER_FILE, replace_folder
 from spftcore.stages import self_play
 from spftcore.stages.context import RunContext
 from spftcore.store import StageWriter
@@ -36,7 +36,7 @@ def evaluate(context: RunContext, stage: StageWriter, system: str) -> None:
     for split in EVALUATED_SPLITS:
         pairs = context.store.pairs(stage="prepare", split=split)
         if pairs:
-            stage.answers(split, context.answer(model, candidate, pairs, empty_proves=True))
+            stage.answers(split, context.answer(model, candidate, pairs, evaluation=True))
 
 
 def export(context: RunContext, stage: StageWriter) -> None:
@@ -45,8 +45,7 @@ def export(context: RunContext, stage: StageWriter) -> None:
     target = context.directory / "model"
     temporary = target.with_name("model.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(chosen.path, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    shutil.copytree(context.directory / chosen.path, temporary)
+    replace_folder(temporary, target)
     kind = "adapter" if (target / ADAPTER_FILE).is_file() else "model"
     stage.result = {"candidate": chosen.id, "kind": kind, "path": str(Path(target))}

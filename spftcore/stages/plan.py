@@ -53,14 +53,20 @@ def plan(config: Config) -> list[Stage]:
     vbi_end = previous
     stages += _play("self_play", vbi_end, config.self_play.iterations)
     main_end = stages[-1].name
-    baselines = [name for name in config.baselines if name != "sft" and config.self_play.iterations]
+    baselines = [
+        name
+        for name in dict.fromkeys(config.baselines)
+        if name != "sft" and config.self_play.iterations
+    ]
     if config.baselines:
         stages.append(Stage("sft", ("base",), vbi.sft))
     ends = {"base": "base", "sft": "sft", "vbi": vbi_end, "self_play": main_end}
     for name in baselines:
         stages += _play(name, vbi_end if name == "dpo" else "sft", config.self_play.iterations)
         ends[name] = stages[-1].name
-    systems = ["base", *(["sft"] if config.baselines else []), *baselines, "vbi", "self_play"]
+    systems = ["base", *(["sft"] if config.baselines else []), *baselines, "vbi"]
+    if config.self_play.iterations:
+        systems.append("self_play")
     for system in systems:
         run = partial(evaluation.evaluate, system=system)
         stages.append(Stage(f"evaluate_{system}", (ends[system],), run))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spftcore.config import Config
 from spftcore.errors import SpftError, UsageError
-from spftcore.pairs import Pair, read_pairs, split_pairs
+from spftcore.pairs import Pair, question_key, read_pairs, split_pairs
 from spftcore.stages.context import RunContext
 from spftcore.store import StageWriter
 from spftcore.synthesis import TemplateError, TemplatePool, canonical, extract, normalise_sql
@@ -92,20 +92,21 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
     """
     config = context.config
     seeds, held_out = read_inputs(config)
-    seeds = _checked(context, stage, seeds)
-    held_out = _checked(context, stage, held_out)
+    left_out: Counter[str] = Counter()
+    seeds = _checked(context, stage, seeds, left_out)
+    held_out = _checked(context, stage, held_out, left_out)
     if not seeds:
         raise SpftError(
             f"None of the pairs in {config.data.pairs} can be used: every one names an unknown "
             f"database or has a gold that does not run. Databases found in {context.databases}: "
             f"{', '.join(list(context.catalogue)[:10])}."
         )
-    if not any(pair.split == "test" for pair in held_out):
+    if not held_out:
         split = split_pairs(
             seeds, {"test": SPLIT_OFF}, lambda p: _canonical(context, p), config.run.seed
         )
         seeds = [pair for pair in split if pair.split == "train"]
-        held_out += [replace(pair, source="benchmark") for pair in split if pair.split != "train"]
+        held_out = [replace(pair, source="benchmark") for pair in split if pair.split != "train"]
     seeds = _sample(seeds, config.data.max_pairs, context.seed("max_pairs"))
     by_split = [[p for p in held_out if p.split == split] for split in ("dev", "test")]
     held_out = [
@@ -113,8 +114,7 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
         for part in by_split
         for pair in _sample(part, config.data.max_test, context.seed("max_test"))
     ]
-    evaluated = {_canonical(context, pair) for pair in held_out}
-    overlap = sum(_canonical(context, pair) in evaluated for pair in seeds)
+    seeds = _apart(context, stage, seeds, held_out, left_out)
     seeds = _in_one_style(context, seeds)
     rejected: Counter[str] = Counter()
     pool = TemplatePool()
@@ -129,7 +129,7 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
         seeds[i] = replace(pair, template=template.id)
     if not len(pool):
         raise SpftError(
-            "No template could be extracted from the seed pairs "
+            f"No template could be extracted from the seed pairs "
             f"({', '.join(f'{cause}: {n}' for cause, n in rejected.most_common(3))})."
         )
     for entry in pool:
@@ -143,20 +143,48 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
     stage.result = {
         "seeds": len(seeds),
         "templates": len(pool),
-        "shared with evaluation": overlap,
         **Counter(pair.split for pair in held_out),
+        **{f"left out ({cause})": count for cause, count in sorted(left_out.items())},
     }
+
+
+def _apart(
+    context: RunContext,
+    stage: StageWriter,
+    seeds: Sequence[Pair],
+    held_out: Sequence[Pair],
+    left_out: Counter[str],
+) -> list[Pair]:
+    """The seeds that share neither a query nor a question with what is evaluated on."""
+
+    def keys(pair: Pair) -> set[tuple[str, str]]:
+        question = f"{pair.database}:{question_key(pair.question)}"
+        return {("sql", _canonical(context, pair)), ("question", question)}
+
+    evaluated = {key for pair in held_out for key in keys(pair)}
+    kept = []
+    for pair in seeds:
+        shared = sorted(kind for kind, _ in keys(pair) & evaluated)
+        if shared:
+            left_out["shared with evaluation"] += 1
+            stage.excluded(pair, "shared with evaluation", f"the same {' and '.join(shared)}")
+        else:
+            kept.append(pair)
+    return kept
 
 
 def _canonical(context: RunContext, pair: Pair) -> str:
     return f"{pair.database}:{canonical(pair.sql, context.catalogue[pair.database])}"
 
 
-def _checked(context: RunContext, stage: StageWriter, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs whose database exists and whose gold runs; the others are recorded."""
+def _checked(
+    context: RunContext, stage: StageWriter, pairs: Sequence[Pair], left_out: Counter[str]
+) -> list[Pair]:
+    """The pairs whose database exists and whose gold runs; the others are recorded and counted."""
     known = [pair for pair in pairs if pair.database in context.catalogue]
     for pair in pairs:
         if pair.database not in context.catalogue:
+            left_out["unknown database"] += 1
             stage.excluded(pair, "unknown database", f"no database '{pair.database}'")
     outcomes = context.executor.execute(
         [(context.catalogue[pair.database].path, pair.sql) for pair in known]
@@ -166,6 +194,7 @@ def _checked(context: RunContext, stage: StageWriter, pairs: Sequence[Pair]) -> 
         if outcome.ran:
             kept.append(pair)
         else:
+            left_out["gold does not run"] += 1
             stage.excluded(pair, "gold does not run", outcome.message)
     return kept
 

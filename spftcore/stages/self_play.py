@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from spftcore import models
 from spftcore.errors import SpftError
 from spftcore.losses import LossConfig, LossKind
 from spftcore.models import LanguageModel
@@ -74,7 +73,8 @@ def _match(context: RunContext, system: str, iteration: int) -> Match:
             if iteration == 1
             else store.result(f"dpo_{iteration - 1}_train")["path"]
         )
-        return Match(f"dpo_{iteration - 1}", main, start.id, str(start.path))
+        name = start.id if iteration == 1 else f"dpo_{iteration - 1}"
+        return Match(name, main, start.id, str(start.path))
     name = "sft" if iteration == 1 else f"{system}_{iteration - 1}"
     path = store.result(name if iteration == 1 else f"{name}_train")["path"]
     return Match(name, path, name, path)
@@ -93,10 +93,16 @@ def answers(context: RunContext, stage: StageWriter, system: str, iteration: int
         pairs = training_pairs(context, rounds, feedback_to=rounds)
     else:
         pairs = seeds(context)
+    opponent = context.load(match.opponent_path)
+    pairs = [
+        pair
+        for pair in pairs
+        if context.within_limits(context.text_to_sql_sequence(opponent, pair, pair.sql))
+    ]
+    stage.rejections("answers", context.take_dropped())
     wanted = context.config.self_play.pairs
     if 0 < wanted < len(pairs):
         pairs = random.Random(context.seed(stage.stage)).sample(pairs, wanted)
-    opponent = context.load(match.opponent_path)
     judged = context.answer(opponent, match.opponent, pairs)
     stage.answers("opponent", judged)
     for role, texts in (
@@ -146,7 +152,7 @@ def train(context: RunContext, stage: StageWriter, system: str, iteration: int) 
     """
     play = context.store.result(f"{system}_{iteration}_answers")
     settings = context.config.self_play
-    kind: LossKind = settings.loss if system == "self_play" else system  # type: ignore[assignment]
+    kind: LossKind = "spft" if system == "self_play" else system  # type: ignore[assignment]
     model = context.load(play["main_path"], new_adapter=True)
     items = _preference_pairs(context, model, play["answers"], kind)
     if kind in ("exspin", "dpo"):
@@ -157,12 +163,11 @@ def train(context: RunContext, stage: StageWriter, system: str, iteration: int) 
     objective = Preference(LossConfig(kind, settings.lam, settings.nll_weight))
     context.train(stage, model, items, objective, settings, dropout=False)
     name = f"{system}_{iteration}"
-    path = context.checkpoint(name)
-    models.save(model, path)
-    stage.result = {"path": str(path), "pairs": len(items)}
+    path = context.save(model, name)
+    stage.result = {"path": path, "pairs": len(items)}
     if system == "self_play":
         right, total = rank(context, stage, model, name)
-        stage.candidate(name, play["main"], str(path), right, total)
+        stage.candidate(name, play["main"], path, right, total)
         stage.result["ranking accuracy"] = right / max(1, total)
 
 

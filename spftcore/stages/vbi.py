@@ -13,6 +13,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from spftcore import models
+from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair, question_key
 from spftcore.prompts import mask_literals, unmask_question
@@ -63,9 +64,7 @@ def base(context: RunContext, stage: StageWriter) -> None:
     model = _start(context, "base")
     items = context.text_to_sql_sequences(model, seeds(context))
     context.train(stage, model, items, Supervised(), context.config.base, dropout=True)
-    path = context.checkpoint("base")
-    models.save(model, path)
-    stage.result = {"path": str(path)}
+    stage.result = {"path": context.save(model, "base")}
 
 
 def seeds(context: RunContext) -> list[Pair]:
@@ -80,9 +79,7 @@ def sft(context: RunContext, stage: StageWriter) -> None:
     model = context.load(context.store.result("base")["path"], new_adapter=True)
     items = context.text_to_sql_sequences(model, seeds(context))
     context.train(stage, model, items, Supervised(), settings, dropout=True)
-    path = context.checkpoint("sft")
-    models.save(model, path)
-    stage.result = {"path": str(path)}
+    stage.result = {"path": context.save(model, "sft")}
 
 
 # -- SQL-to-Text --------------------------------------------------------------------------------
@@ -107,9 +104,7 @@ def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
     if round_ == 0 and context.config.model.name_or_path is None:
         settings = settings.model_copy(update={"steps": settings.scratch_steps})
     context.train(stage, model, items, Supervised(), settings, dropout=True)
-    path = context.checkpoint(stage.stage)
-    models.save(model, path)
-    stage.result = {"path": str(path), "pairs": len(items)}
+    stage.result = {"path": context.save(model, stage.stage), "pairs": len(items)}
 
 
 def _question_sequence(context: RunContext, model: LanguageModel, pair: Pair) -> TokenSequence:
@@ -149,6 +144,11 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     # A small harvest is shared out in the wanted proportions rather than all going to one split.
     scale = min(1.0, len(pairs) / wanted)
     splits = [name for name, count in counts.items() for _ in range(int(count * scale))]
+    if any(count and name not in splits for name, count in counts.items()):
+        raise SpftError(
+            f"Round {round_} kept only {len(pairs)} of {wanted} pairs, too few to share out. Give "
+            "more seed pairs, or lower vbi.feedback and vbi.ranking."
+        )
     splits += ["train"] * (len(pairs) - len(splits))
     pairs = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
     stage.pairs(pairs)
@@ -231,9 +231,7 @@ def train(context: RunContext, stage: StageWriter, round_: int) -> None:
     model = context.load(store.result(previous)["path"], new_adapter=True)
     items = context.text_to_sql_sequences(model, training_pairs(context, round_))
     context.train(stage, model, items, Supervised(), context.config.vbi, dropout=True)
-    path = context.checkpoint(f"vbi_{round_}")
-    models.save(model, path)
-    stage.result = {"path": str(path), "pairs": len(items)}
+    stage.result = {"path": context.save(model, f"vbi_{round_}"), "pairs": len(items)}
 
 
 def training_pairs(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from spftcore.databases import Column
-from spftcore.prompts import spoken
 from spftcore.synthesis import phrases
 from spftcore.synthesis.phrases import Modifier, NounPhrase
 from spftcore.synthesis.resolve import Source
+from spftcore.synthesis.sql_text import spoken
 from spftcore.synthesis.wording import TableWords, listing
 
 if TYPE_CHECKING:

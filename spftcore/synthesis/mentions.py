@@ -85,7 +85,7 @@ class Mentions:
             for word in set(words(question)):
                 for scope in ("", database.id):
                     self._count[scope][word] += 1
-                for feature in known:
+                for feature in sorted(known):
                     scope = database.id if "." in feature else ""
                     self._with[scope, feature][word] += 1
 

@@ -365,3 +365,10 @@ def _flatten(node: exp.Expr, connector: type[exp.Connector]) -> list[exp.Expr]:
 def _lower_outside_strings(text: str) -> str:
     parts = _QUOTED.split(text)
     return "".join(part if part[:1] == "'" else part.lower() for part in parts)
+
+
+def spoken(literal: str) -> str:
+    """A SQL literal as a question writes it: without quotes and without LIKE's wildcards."""
+    if literal.startswith("'"):
+        return literal[1:-1].replace("''", "'").strip("%")
+    return literal

@@ -35,7 +35,7 @@ def verbalise(sql: str, database: Database, rng: random.Random) -> str | None:
         rng: chooses among the wordings; equal states give equal texts.
 
     Returns:
-        One sentence, with every literal as `spftcore.prompts.spoken` writes it (but `limit 1`
+        One sentence, with every literal as `sql_text.spoken` writes it (but `limit 1`
         and truth values, which become words), or None where no faithful words are known.
     """
     try:
