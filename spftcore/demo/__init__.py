@@ -10,7 +10,7 @@ from typing import Any
 # Settings that suit a one-million-parameter model trained from nothing on two cores.
 SETTINGS: dict[str, Any] = {
     "prompt": {"style": "linked", "max_prompt_tokens": 192, "max_completion_tokens": 96},
-    "base": {"steps": 1000, "learning_rate": 2e-3},
+    "base": {"steps": 900, "learning_rate": 2e-3},
     "sql_to_text": {"scratch_steps": 600, "steps": 150, "learning_rate": 1e-3},
     "vbi": {
         "rounds": 2,
@@ -22,9 +22,9 @@ SETTINGS: dict[str, Any] = {
     },
     "self_play": {
         "iterations": 2,
-        "steps": 120,
+        "steps": 100,
         "learning_rate": 1e-4,
         "lam": 1.0,
-        "pairs": 1200,
+        "pairs": 800,
     },
 }

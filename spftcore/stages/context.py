@@ -169,15 +169,8 @@ class RunContext:
         fit(model, items, objective, settings, seed=seed, dropout=dropout, report=report)
         stage.rejections("train", self.take_dropped())
 
-    def generate(
-        self,
-        model: LanguageModel,
-        prompts: Sequence[str],
-        *,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> list[str]:
-        """Completions as text. A prompt over the limit gets an empty completion."""
+    def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
+        """Greedy completions as text. A prompt over the limit gets an empty completion."""
         limits = self.config.prompt
         encoded = [self.encode_prompt(model, prompt) for prompt in prompts]
         kept = [i for i, ids in enumerate(encoded) if len(ids) <= limits.max_prompt_tokens]
@@ -186,8 +179,6 @@ class RunContext:
             [encoded[i] for i in kept],
             max_new_tokens=limits.max_completion_tokens,
             batch_size=self.config.generation.batch_size,
-            temperature=temperature,
-            seed=seed,
             report=lambda done: self.progress(done, len(kept), "generating"),
         )
         texts = [""] * len(prompts)

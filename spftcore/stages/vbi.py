@@ -26,7 +26,6 @@ from spftcore.training.batches import TokenSequence
 from spftcore.training.objectives import Supervised
 
 QUERIES_PER_PAIR = 1.2  # a few queries get no question that passes the checks
-TEMPERATURES = (0.0, 0.7)  # of the SQL-to-Text model's attempts at a question
 TEMPLATE_FLOOR = 0.5  # a template that met no wrong answer keeps half its weight
 
 
@@ -159,8 +158,8 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
 def _write_questions(
     context: RunContext, stage: StageWriter, round_: int, queries: list[SynthesizedSQL]
 ) -> tuple[list[Pair], Counter[str]]:
-    """One question per query: the SQL-to-Text model's, greedy and then sampled, and where it
-    passes no check, the rule-based one. Returns the pairs and the rejections by cause."""
+    """One question per query: the SQL-to-Text model's, and where that fails a check, the
+    rule-based one. Returns the pairs and the rejections by cause."""
     known = context.store.pairs()
     seen = {(pair.database, question_key(pair.question)) for pair in known}
     mentions = Mentions(
@@ -182,18 +181,17 @@ def _write_questions(
         else:
             rejected[f"{writer}: {cause}"] += 1
 
-    pending = list(range(len(queries)))
-    for attempt, temperature in enumerate(TEMPERATURES):
-        prompts = [context.renderer.sql_to_text(masked[i][0], queries[i].database) for i in pending]
-        seed = context.seed(stage.stage, "questions", attempt)
-        texts = context.generate(model, prompts, temperature=temperature, seed=seed)
-        for i, text in zip(pending, texts, strict=True):
-            offer(i, unmask_question(" ".join(text.split()), masked[i][2]), "model")
-        pending = [i for i in pending if i not in written]
+    prompts = [
+        context.renderer.sql_to_text(sql, query.database)
+        for query, (sql, _, _) in zip(queries, masked, strict=True)
+    ]
+    for i, text in enumerate(context.generate(model, prompts)):
+        offer(i, unmask_question(" ".join(text.split()), masked[i][2]), "model")
     rng = random.Random(context.seed(stage.stage, "rules"))
-    for i in pending:
-        database = context.catalogue[queries[i].database]
-        offer(i, verbalise(queries[i].sql, database, rng), "rules")
+    for i, query in enumerate(queries):
+        if i not in written:
+            question = verbalise(query.sql, context.catalogue[query.database], rng)
+            offer(i, question, "rules")
     pairs = [
         Pair(
             id=f"{stage.stage}-{index:06d}",
