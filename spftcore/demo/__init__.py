@@ -10,21 +10,21 @@ from typing import Any
 # Settings that suit a one-million-parameter model trained from nothing on two cores.
 SETTINGS: dict[str, Any] = {
     "prompt": {"style": "linked", "max_prompt_tokens": 192, "max_completion_tokens": 96},
-    "base": {"steps": 900, "learning_rate": 2e-3},
-    "sql_to_text": {"scratch_steps": 600, "steps": 150, "learning_rate": 1e-3},
+    "base": {"steps": 850, "learning_rate": 2e-3},
+    "sql_to_text": {"scratch_steps": 600, "steps": 100, "learning_rate": 1e-3},
     "vbi": {
         "rounds": 2,
         "count": 1700,
         "feedback": 300,
         "ranking": 300,
-        "steps": 500,
+        "steps": 450,
         "learning_rate": 1e-3,
     },
     "self_play": {
         "iterations": 2,
-        "steps": 100,
+        "steps": 80,
         "learning_rate": 1e-4,
         "lam": 1.0,
-        "pairs": 800,
+        "pairs": 600,
     },
 }
