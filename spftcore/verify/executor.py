@@ -1,133 +1,16 @@
-"""The face of the executor: run untrusted SQL in batches and judge it against gold queries.
-
-    with Executor() as executor:
-        outcomes = executor.execute([("shop.sqlite", "SELECT count(*) FROM product")])
-        judgements = executor.verify([("shop.sqlite", gold, [candidate, other])])
-
-The work is done in C++ (`csrc/`) on the SQLite inside `apsw`, in threads, without the GIL. The
-rules of the comparison, the limits and the sandbox are explained in `docs/executor.md`.
-"""
+"""A pool of C++ threads that runs and judges SQL in batches."""
 
 from __future__ import annotations
 
-import enum
-import importlib
 import os
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType, TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal
 
 from spftcore.errors import SpftError, UsageError
-
-_ENTRY_POINT = "sqlite3_spftexecutor_init"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on one query. Which one ends a query decides the status it gets.
-
-    Attributes:
-        steps: SQLite virtual-machine steps, the main bound: the same query on the same data ends
-            the same way on any machine. 50 million take about a second.
-        seconds: wall-clock, the back-stop. A pair stopped by it stays unjudged.
-        rows: rows of the result.
-        bytes: bytes of all values of the result; a number counts 8.
-        value_bytes: bytes of any one value or table row, also in between. It bounds what a single
-            step can cost, which the other bounds cannot see.
-        sql_bytes: bytes of the SQL text.
-        temp_bytes: temporary storage of sorts and materialised sub-queries, held in memory.
-    """
-
-    steps: int = 50_000_000
-    seconds: float = 10.0
-    rows: int = 100_000
-    bytes: int = 64 << 20
-    value_bytes: int = 1_000_000
-    sql_bytes: int = 100_000
-    temp_bytes: int = 256 << 20
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "seconds", "rows", "bytes", "value_bytes", "sql_bytes"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"Limits.{name} must be above 0, not {getattr(self, name)}.")
-        if self.temp_bytes < 0:
-            raise UsageError(f"Limits.temp_bytes must not be negative, not {self.temp_bytes}.")
-
-
-class Status(enum.IntEnum):
-    """How an execution ended."""
-
-    OK = 0  # ran, at least one row
-    EMPTY = 1  # ran, no row
-    SYNTAX_ERROR = 2
-    MISSING_NAME = 3  # no such table, column, function or collation
-    SQL_ERROR = 4  # any other error SQLite reports on the query
-    DENIED = 5  # refused by the sandbox
-    STEP_BUDGET = 6
-    TIME_BUDGET = 7
-    TOO_LARGE = 8  # rows, bytes, a value, the text or temporary storage over its limit
-    DATABASE_ERROR = 9  # the file is missing, not a database, corrupt, or has a log beside it
-
-
-class Verdict(enum.IntEnum):
-    """What is known about a candidate. UNJUDGED says nothing against it: never train on it."""
-
-    WRONG = 0
-    RIGHT = 1
-    UNJUDGED = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One execution.
-
-    Attributes:
-        status: how it ended.
-        message: SQLite's message or ours; empty when the query ran.
-        rows, columns: the size of the result; 0 when the query did not run.
-        steps: virtual-machine steps taken.
-        seconds: wall-clock from compiling to the last row.
-        fingerprint: 32 hexadecimal digits naming the bag of rows (columns by position) under the
-            equality of the `bag` comparison; equal between runs and machines; '' when it did not
-            run.
-        all_null: at least one row, and nothing but NULL in all of them.
-    """
-
-    status: Status
-    message: str
-    rows: int
-    columns: int
-    steps: int
-    seconds: float
-    fingerprint: str
-    all_null: bool
-
-    @property
-    def ran(self) -> bool:
-        """True when the query ended by itself, with rows or without."""
-        return self.status <= Status.EMPTY
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A candidate against its gold.
-
-    Attributes:
-        verdict: right, wrong or unjudged.
-        candidate, gold: the two executions.
-        both_empty: both ran and neither gave a row: weak evidence, whatever the verdict.
-        reason: one phrase.
-    """
-
-    verdict: Verdict
-    candidate: Outcome
-    gold: Outcome
-    both_empty: bool
-    reason: str
-
+from spftcore.verify.native import attached_module
+from spftcore.verify.outcomes import DEFAULT_LIMITS, Judgement, Limits, Outcome, Status, Verdict
 
 _STATUSES = tuple(Status)
 _VERDICTS = tuple(Verdict)
@@ -144,52 +27,6 @@ _REASONS = (
     "order of rows differs",
 )
 _PLAIN_REASONS = frozenset((0, 6, 7))
-
-_attaching = threading.Lock()
-
-
-def _attached_module() -> ModuleType:
-    """The C++ module, after apsw has handed it its SQLite.
-
-    Raises:
-        SpftError: the extension is not built, apsw is missing, or SQLite refuses to load it.
-    """
-    with _attaching:
-        try:
-            module = importlib.import_module("spftcore._executor")
-        except ImportError as error:
-            raise SpftError(
-                f"The C++ executor cannot be imported ({error}). Build it with "
-                "`pip install -e .` in the repository, or reinstall spftcore."
-            ) from error
-        if module.attached():
-            return module
-        try:
-            import apsw
-        except ImportError as error:
-            raise SpftError(
-                "The executor runs on the SQLite inside apsw, which cannot be imported "
-                f"({error}). Install it with `pip install apsw`."
-            ) from error
-        if not apsw.connections():
-            # Memory statistics take a process-wide lock at every allocation. They can be switched
-            # off only while SQLite is shut down, which must not happen under open connections.
-            apsw.shutdown()
-            apsw.config(apsw.SQLITE_CONFIG_MEMSTATUS, False)
-            apsw.initialize()
-        connection = apsw.Connection(":memory:")
-        try:
-            connection.enable_load_extension(True)
-            connection.load_extension(str(module.__file__), _ENTRY_POINT)
-            connection.enable_load_extension(False)
-        except apsw.Error as error:
-            raise SpftError(
-                f"apsw {apsw.apsw_version()} could not load the C++ executor: {error}. "
-                "Rebuild it with `pip install -e .`."
-            ) from error
-        finally:
-            connection.close()
-        return module
 
 
 def _outcome(fields: tuple[Any, ...]) -> Outcome:
@@ -218,7 +55,7 @@ class Executor:
     def __init__(
         self,
         threads: int = 0,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
         connections_per_thread: int = 16,
         gold_cache_bytes: int = 64 << 20,
     ) -> None:
@@ -230,7 +67,7 @@ class Executor:
             )
         if gold_cache_bytes < 0:
             raise UsageError(f"gold_cache_bytes must not be negative, not {gold_cache_bytes}.")
-        module = _attached_module()
+        module = attached_module()
         self.limits = limits
         self._process = os.getpid()
         self._native: Any = module.Executor(
