@@ -1,4 +1,4 @@
-// Judges a candidate's result against a gold's under the `bag` comparison.
+// Judges a candidate's result against a gold's; docs/comparison.md states each mode's rules.
 #pragma once
 
 #include <vector>
@@ -12,10 +12,19 @@ struct Judgement {
     Verdict verdict = Verdict::Unjudged;
     Reason reason = Reason::GoldDidNotRun;
     bool both_empty = false;
+    float score =
+        0.0F;  // 1 right, 0 wrong or unjudged; in SoftF1 the F1, which is below 1 if wrong
 };
 
-// `rows` are the candidate's row digests in order; needed only against an ordered gold. They are
+// Every mode but Bag needs `Wanted::cells` on both sides, and Spider `Wanted::spider` too.
+// `rows` are the candidate's row digests in order: needed only in Bag against an ordered gold, and
 // ignored when gold and candidate are the same execution.
-Judgement judge_bag(const Result& gold, const Result& candidate, const std::vector<Digest>& rows);
+Judgement judge(Compare mode, const Result& gold, const Result& candidate,
+                const std::vector<Digest>& rows);
+
+inline Judgement judge_bag(const Result& gold, const Result& candidate,
+                           const std::vector<Digest>& rows) {
+    return judge(Compare::Bag, gold, candidate, rows);
+}
 
 }  // namespace spft

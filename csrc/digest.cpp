@@ -128,6 +128,91 @@ void RowEncoder::blob(const void* data, size_t size) {
     if (size > 0) bytes_.append(static_cast<const char*>(data), size);
 }
 
+namespace {
+
+// What stands in a cell's high half: numbers and NULL are told apart from hashed values by the top
+// bit, texts from blobs by the next.
+constexpr uint64_t kNullCell = 1;
+constexpr uint64_t kIntegerCell = 2;
+constexpr uint64_t kRealCell = 3;
+constexpr uint64_t kHashed = uint64_t{1} << 63;
+constexpr uint64_t kBlobCell = uint64_t{1} << 62;
+
+Digest hashed_cell(const void* data, size_t size, uint64_t kind) {
+    Digest digest = siphash128(data, size);
+    digest.high = (digest.high & ~kBlobCell) | kHashed | kind;
+    return digest;
+}
+
+// The length of the valid UTF-8 sequence that `text` starts with, or 0 (RFC 3629, table 3-7 of the
+// Unicode standard: no overlong forms, no surrogates, nothing above U+10FFFF).
+size_t utf8_length(std::string_view text) {
+    const auto byte = [&](size_t i) -> unsigned {
+        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0;
+    };
+    const auto tail = [&](size_t i) { return (byte(i) & 0xC0) == 0x80; };
+    const unsigned lead = byte(0);
+    if (lead < 0x80) return 1;
+    if (lead >= 0xC2 && lead <= 0xDF) return tail(1) ? 2 : 0;
+    if (lead >= 0xE0 && lead <= 0xEF) {
+        const bool second = lead == 0xE0   ? byte(1) >= 0xA0 && byte(1) <= 0xBF
+                            : lead == 0xED ? byte(1) >= 0x80 && byte(1) <= 0x9F
+                                           : tail(1);
+        return second && tail(2) ? 3 : 0;
+    }
+    if (lead >= 0xF0 && lead <= 0xF4) {
+        const bool second = lead == 0xF0   ? byte(1) >= 0x90 && byte(1) <= 0xBF
+                            : lead == 0xF4 ? byte(1) >= 0x80 && byte(1) <= 0x8F
+                                           : tail(1);
+        return second && tail(2) && tail(3) ? 4 : 0;
+    }
+    return 0;
+}
+
+}  // namespace
+
+std::string keep_utf8(std::string_view text) {
+    std::string kept;
+    kept.reserve(text.size());
+    for (size_t i = 0; i < text.size();) {
+        // A byte that starts no sequence is dropped alone: the rest of a broken sequence starts
+        // none either, so the decoder's larger steps end in the same text.
+        const size_t length = utf8_length(text.substr(i, 4));
+        kept.append(text, i, length);
+        i += length == 0 ? 1 : length;
+    }
+    return kept;
+}
+
+Digest cell_null() { return {0, kNullCell}; }
+
+Digest cell_integer(int64_t value) { return {static_cast<uint64_t>(value), kIntegerCell}; }
+
+Digest cell_real(double value) {
+    if (value >= -kTwo63 && value < kTwo63 && value == std::trunc(value)) {
+        return cell_integer(static_cast<int64_t>(value));
+    }
+    return {std::bit_cast<uint64_t>(value), kRealCell};
+}
+
+Digest cell_text(const void* data, size_t size, bool only_utf8) {
+    if (only_utf8) {
+        const std::string_view text(static_cast<const char*>(data), size);
+        size_t valid = 0;
+        while (valid < size) {
+            const size_t length = utf8_length(text.substr(valid, 4));
+            if (length == 0) {
+                const std::string kept = keep_utf8(text);
+                return hashed_cell(kept.data(), kept.size(), 0);
+            }
+            valid += length;
+        }
+    }
+    return hashed_cell(data, size, 0);
+}
+
+Digest cell_blob(const void* data, size_t size) { return hashed_cell(data, size, kBlobCell); }
+
 std::string fingerprint(const Digest& bag, int64_t rows, int32_t columns) {
     const std::array<uint64_t, 4> packed{bag.low, bag.high, static_cast<uint64_t>(rows),
                                          static_cast<uint64_t>(columns)};

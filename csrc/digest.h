@@ -1,6 +1,6 @@
-// Digests of rows under the equality of the `bag` comparison.
+// Digests of rows under the equality of the `bag` comparison, and of values under exact equality.
 //
-// Two values are equal exactly when their encodings are the same bytes:
+// In `bag` two values are equal exactly when their encodings are the same bytes:
 //   NULL      equals NULL;
 //   INTEGER   by value, all 64 bits;
 //   REAL      a whole number within 64 bits equals that integer (1.0 = 1); any other is rounded to
@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "types.h"
 
@@ -41,6 +42,20 @@ class RowEncoder {
     void number(char tag, int64_t value);
     std::string bytes_;
 };
+
+// One value under exact equality, for the comparisons that look at values and not at whole rows:
+// NULL equals NULL, numbers are equal by value (1 = 1.0 = TRUE, 0.0 = -0.0) and otherwise by every
+// bit, text and blobs byte for byte. Numbers are kept as they are, so they never collide.
+Digest cell_null();
+Digest cell_integer(int64_t value);
+Digest cell_real(double value);
+// With `only_utf8`, bytes that are not valid UTF-8 are left out first, as Python's
+// `decode(errors="ignore")` does.
+Digest cell_text(const void* data, size_t size, bool only_utf8);
+Digest cell_blob(const void* data, size_t size);
+
+// The text without the bytes that are not part of valid UTF-8.
+std::string keep_utf8(std::string_view text);
 
 // 32 lower-case hexadecimal digits naming a result up to the order of its rows. Row and column
 // counts take part, so that empty results of different shape differ.

@@ -2,6 +2,7 @@
 #include "lexer.h"
 
 #include <algorithm>
+#include <array>
 
 namespace spft {
 namespace {
@@ -80,6 +81,32 @@ class Reader {
     std::string_view sql_;
     std::vector<Token> tokens_;
 };
+
+// YEAR(CURDATE()), with any white space inside and behind it, becomes 2020.
+std::string replace_current_year(const std::string& sql) {
+    static constexpr std::array<std::string_view, 6> kParts{"year", "(", "curdate", "(", ")", ")"};
+    const std::string folded = lower(sql);
+    const auto match = [&](size_t at) {  // the offset behind a match at `at`, else `at`
+        size_t end = at;
+        for (const std::string_view part : kParts) {
+            if (folded.compare(end, part.size(), part) != 0) return at;
+            end += part.size();
+            while (end < folded.size() && (is_space(folded[end]) || folded[end] == '\v')) ++end;
+        }
+        return end;
+    };
+    std::string result;
+    for (size_t i = 0; i < sql.size();) {
+        const size_t end = match(i);
+        if (end == i) {
+            result.push_back(sql[i++]);
+        } else {
+            result += "2020";
+            i = end;
+        }
+    }
+    return result;
+}
 
 // The sort term made of tokens [first, last).
 SortTerm read_term(const Reader& tokens, std::string_view sql, size_t first, size_t last) {
@@ -190,6 +217,34 @@ bool may_have_order(std::string_view sql) {
         }
     }
     return false;
+}
+
+std::string spider_text(std::string_view sql) {
+    std::string joined;
+    joined.reserve(sql.size());
+    for (size_t i = 0; i < sql.size(); ++i) {
+        joined.push_back(sql[i]);
+        const bool comparison = sql[i] == '>' || sql[i] == '<' || sql[i] == '!';
+        if (comparison && sql.substr(i + 1, 2) == " =") ++i;
+    }
+    // Most texts hold neither word; looking for both costs less than splitting into tokens.
+    const std::string folded = lower(joined);
+    if (folded.find("distinct") != std::string::npos) {
+        std::string kept;
+        size_t from = 0;
+        for (const Token& token : tokenize(joined)) {
+            const auto text = std::string_view(folded).substr(token.begin, token.end - token.begin);
+            if (token.kind != TokenKind::Word || text != "distinct") continue;
+            kept.append(joined, from, token.begin - from);
+            from = token.end;
+        }
+        joined = kept.append(joined, from, std::string::npos);
+    }
+    return folded.find("curdate") == std::string::npos ? joined : replace_current_year(joined);
+}
+
+bool spider_ordered(std::string_view gold) {
+    return may_have_order(gold) && lower(gold).find("order by") != std::string::npos;
 }
 
 GoldOrder find_outer_order(std::string_view sql) {

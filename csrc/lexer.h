@@ -62,6 +62,14 @@ GoldOrder find_outer_order(std::string_view sql);
 // Cheap test before the full one.
 bool may_have_order(std::string_view sql);
 
+// What Spider's test-suite evaluator runs in place of `sql`: `> =`, `< =`, `! =` joined everywhere,
+// every DISTINCT outside quotes and comments removed, YEAR(CURDATE()) read as 2020.
+std::string spider_text(std::string_view sql);
+
+// That evaluator's test of whether the order of rows counts: `order by`, with one space and in any
+// case, occurs anywhere in the gold's text.
+bool spider_ordered(std::string_view gold);
+
 // ASCII-lower-cased copy.
 std::string lower(std::string_view text);
 

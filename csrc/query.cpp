@@ -74,6 +74,7 @@ class Execution {
             outcome.bag = {};
             result_.ordered = false;
             result_.groups.clear();
+            result_.cells = {};
             if (wanted_.rows != nullptr) wanted_.rows->clear();
         }
         return std::move(result_);
@@ -189,6 +190,7 @@ class Execution {
                 wanted_.table->columns.emplace_back(sqlite3_column_name(statement.get(), c));
             }
         }
+        if (wanted_.spider) result_.order_matters = spider_ordered(sql_);
         read_rows(statement.get(), columns, keys);
     }
 
@@ -243,25 +245,37 @@ class Execution {
     }
 
     void encode(RowEncoder& encoder, sqlite3_stmt* statement, int column, bool as_key) {
+        const bool keep = wanted_.cells && !as_key;
         switch (sqlite3_column_type(statement, column)) {
             case SQLITE_NULL:
                 encoder.null();
+                if (keep) result_.cells.push_back(cell_null());
                 bytes_ += 1;
                 return;
-            case SQLITE_INTEGER:
-                encoder.integer(sqlite3_column_int64(statement, column));
+            case SQLITE_INTEGER: {
+                const int64_t number = sqlite3_column_int64(statement, column);
+                encoder.integer(number);
+                if (keep) result_.cells.push_back(cell_integer(number));
                 bytes_ += 8;
                 break;
-            case SQLITE_FLOAT:
-                encoder.real(sqlite3_column_double(statement, column));
+            }
+            case SQLITE_FLOAT: {
+                const double number = sqlite3_column_double(statement, column);
+                encoder.real(number);
+                if (keep) result_.cells.push_back(cell_real(number));
                 bytes_ += 8;
                 break;
+            }
             case SQLITE_TEXT: {
                 const unsigned char* text = sqlite3_column_text(statement, column);
                 const int size = sqlite3_column_bytes(statement, column);
                 if (text == nullptr) throw std::bad_alloc();
                 encoder.text(text, static_cast<size_t>(size), as_key && fold_case_,
                              as_key && trim_right_);
+                if (keep) {
+                    result_.cells.push_back(
+                        cell_text(text, static_cast<size_t>(size), wanted_.spider));
+                }
                 bytes_ += size;
                 break;
             }
@@ -270,6 +284,7 @@ class Execution {
                 const int size = sqlite3_column_bytes(statement, column);
                 if (blob == nullptr && size > 0) throw std::bad_alloc();
                 encoder.blob(blob, static_cast<size_t>(size));
+                if (keep) result_.cells.push_back(cell_blob(blob, static_cast<size_t>(size)));
                 bytes_ += size;
                 break;
             }

@@ -23,6 +23,8 @@ struct Result {
     Outcome outcome;
     bool ordered = false;          // gold with an outermost ORDER BY that ran
     std::vector<TieGroup> groups;  // of an ordered gold, in its order
+    std::vector<Digest> cells;     // every value, row by row; empty unless `Wanted::cells`
+    bool order_matters = false;    // the text asks for order by Spider's rule; `Wanted::spider`
 };
 
 struct Blob {
@@ -40,6 +42,8 @@ struct Wanted {
     bool as_gold = false;                 // find the tie groups of its ORDER BY
     std::vector<Digest>* rows = nullptr;  // each row's digest, in order
     Table* table = nullptr;               // each row's values
+    bool cells = false;   // keep each value's digest, for gold and candidate of every mode but Bag
+    bool spider = false;  // read as Spider's evaluator does: no bytes that are not UTF-8, its order
     const std::atomic<bool>* cancelled = nullptr;
 };
 

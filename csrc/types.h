@@ -40,6 +40,9 @@ inline bool repeatable(Status status) {
     return status != Status::TimeBudget && status != Status::DatabaseError;
 }
 
+// How a candidate's rows are compared with the gold's; docs/comparison.md states the rules.
+enum class Compare : uint8_t { Bag = 0, Spider, Bird, SoftF1 };
+
 enum class Verdict : uint8_t { Wrong = 0, Right = 1, Unjudged = 2 };
 
 // Why a verdict is what it is; spftcore/verify.py words it.
@@ -52,6 +55,7 @@ enum class Reason : uint8_t {
     RowCountDiffers,
     RowsDiffer,
     OrderDiffers,
+    SearchBound,  // too many columns that could be each other: the search was given up
 };
 
 // A 128-bit digest of a row, or the sum (mod 2^128) of the digests of a bag of rows.
