@@ -10,6 +10,7 @@
 #include <cmath>
 #include <unordered_set>
 
+#include "columns.h"
 #include "digest.h"
 
 namespace spft {
@@ -116,7 +117,21 @@ Judgement soft_f1(const Result& gold, const Result& candidate) {
 Judgement spider(const Result& gold, const Result& candidate) {
     if (gold.outcome.columns != candidate.outcome.columns) return wrong(Reason::ColumnsDiffer);
     if (gold.outcome.rows != candidate.outcome.rows) return wrong(Reason::RowCountDiffers);
-    return gold.cells == candidate.cells ? right(false) : wrong(Reason::RowsDiffer);
+    const Grid expected{gold.cells.data(), rows_of(gold), columns_of(gold)};
+    const Grid found{candidate.cells.data(), rows_of(candidate), columns_of(candidate)};
+    if (gold.order_matters && same_lists(expected, found)) return right(false);
+    const Match match = same_bags(expected, found);
+    if (gold.order_matters) {
+        return wrong(match == Match::Same ? Reason::OrderDiffers : Reason::RowsDiffer);
+    }
+    switch (match) {
+        case Match::Same:
+            return right(false);
+        case Match::Different:
+            return wrong(Reason::RowsDiffer);
+        default:
+            return {Verdict::Unjudged, Reason::SearchBound, false, 0.0F};
+    }
 }
 
 }  // namespace
