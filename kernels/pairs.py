@@ -44,8 +44,12 @@ class PairStatistics:
 
     @property
     def finite(self) -> Tensor:
-        """Pairs whose margin is a number, [P] bool: False names the pairs a NaN came through."""
-        return self.margin.isfinite()
+        """Pairs to trust, [P] bool: False names each pair that a NaN or a lost margin came through.
+
+        Also where the NaN lies in a rejected answer that the loss leaves out (w = 0): its tokens
+        would still turn the gradient into NaN, since 0 * NaN is NaN.
+        """
+        return self.margin.isfinite() & ~self.rejected_gain.isnan()
 
 
 def pair_loss(

@@ -156,6 +156,16 @@ def test_a_nan_is_named_by_its_pairs():
     assert statistics.finite.tolist() == [False, True]
 
 
+def test_a_nan_in_an_answer_that_the_loss_leaves_out_is_named_too():
+    main, other, borders = batch([2, 3, 4, 1])
+    main[3] = math.nan  # in completion 1, a right answer: R = 0
+    loss, statistics = pair_loss(
+        main, other, borders, torch.tensor([0, 2]), torch.tensor([1, 3]), torch.zeros(2), None, 1.0
+    )
+    assert loss.isfinite().tolist() == [True, True]
+    assert statistics.finite.tolist() == [False, True]
+
+
 def test_half_precision_is_summed_in_fp32():
     # 4,096 tokens of -1 - 2^-8: fp16 would stop counting at 2,048.
     tokens = 4096
