@@ -1,0 +1,368 @@
+"""Is a query's result determined by the data, or also by what SQL leaves open?
+
+SQL does not say which of several tied rows come first, which rows a LIMIT without ORDER BY keeps,
+or from which row of a group a bare column is taken. A query that hangs on such a choice may give
+another result on another version, machine or copy of the data; as a gold it is fit neither for
+training nor for judging. The probes make the other choice and look whether the result changes;
+`docs/stability.md` lists them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spftcore.errors import SpftError
+from spftcore.verify.outcomes import Outcome, Status
+from spftcore.verify.stability_copies import ORDERS, Uncopied, reordered_copies
+from spftcore.verify.stability_text import Query, Structure, Unreadable
+
+if TYPE_CHECKING:
+    from spftcore.verify.executor import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """What is known about one query.
+
+    Attributes:
+        verdict: True when no probe changed the result, False when one did, None when that cannot
+            be said: the query does not run or cannot be read, or a probe ended undecided.
+        cause: what the result hangs on: 'ties', 'limit', 'subquery', 'bare column', 'group_concat',
+            'window', 'collation', 'view', 'rowid', 'clock'; '' unless unstable.
+        message: one sentence.
+        probe: what showed it: the SQL whose result differs on the same database, or the order in
+            which the rows were inserted into a copy of it; '' unless unstable.
+    """
+
+    verdict: bool | None
+    cause: str = ""
+    message: str = ""
+    probe: str = ""
+
+
+_MESSAGES = {
+    "ties": "LIMIT cuts through rows that tie under ORDER BY.",
+    "limit": "LIMIT without ORDER BY keeps whichever rows come first.",
+    "subquery": "A subquery used as one value has several rows, and the first one is taken.",
+    "bare column": "A column that is not grouped by differs within a group.",
+    "group_concat": "An aggregate joins values in the order in which the rows come.",
+    "window": "Rows tie under the ORDER BY of a window.",
+    "collation": "Texts that are equal under a collation differ, and one of them is shown.",
+    "view": "A view that the query reads hangs on the order of rows.",
+    "rowid": "The query shows rowids that are not a key of the table.",
+    "clock": "The result depends on the current date or time.",
+}
+
+# No SELECT has that many columns: SQLite answers with the number there are.
+_TOO_FAR = 30_000
+_RANGE = re.compile(r"ORDER BY term out of range - should be between 1 and (\d+)")
+# SQLite allows 2,000 terms; a result this wide is told apart by its first columns.
+_MOST_TERMS = 100
+
+_INSTANTS = ("1900-01-02 03:04:05", "2000-02-29 12:00:00", "2150-11-30 23:58:59")
+_CLOCK_WORDS = {"current_date": "date", "current_time": "time", "current_timestamp": "datetime"}
+_CLOCK_FUNCTIONS = frozenset(("date", "time", "datetime", "julianday", "unixepoch"))
+_ROWIDS = frozenset(("rowid", "oid", "_rowid_"))
+_SCHEMA_TABLES = frozenset(("sqlite_master", "sqlite_schema"))
+
+
+@dataclass(slots=True)
+class _Case:
+    """One query on its way through the probes."""
+
+    database: str
+    sql: str
+    structure: Structure | None = None
+    result: Stability | None = None
+    outcome: Outcome | None = None
+    undecided: str = ""
+    # (cause, SQL, index of the query it edits)
+    variants: list[tuple[str, str]] = field(default_factory=list)
+    # causes that only rows in another order can show
+    order_causes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Schema:
+    """What the probes need to know of a database: its views' texts, its tables, its collations."""
+
+    views: dict[str, str]
+    tables: frozenset[str]
+    collates: bool
+
+
+def stable(executor: Executor, queries: Sequence[tuple[str | Path, str]]) -> list[Stability]:
+    """Whether each (database file, SQL) has a result that the data alone determine.
+
+    The result is a bag of rows: the order of the rows under an ORDER BY is not part of it. Equal
+    pairs are probed once. A verdict True means that the probes found nothing, not a proof.
+
+    Args:
+        executor: runs the queries and the probes, under its limits.
+        queries: what to judge.
+
+    Returns:
+        One result per query, in the order given.
+    """
+    cases = {(str(path), sql): _Case(str(path), sql) for path, sql in queries}
+    todo = list(cases.values())
+    _run(executor, todo)
+    _probe_clock(executor, [c for c in todo if c.result is None])
+    _probe_texts(executor, [c for c in todo if c.result is None])
+    _probe_copies(executor, [c for c in todo if c.result is None and c.order_causes])
+    for case in todo:
+        if case.result is None:
+            if case.undecided:
+                case.result = Stability(None, message=f"A probe is undecided: {case.undecided}")
+            else:
+                case.result = Stability(True, message="The data determine the result.")
+    return [_known(cases[str(path), sql]) for path, sql in queries]
+
+
+def _known(case: _Case) -> Stability:
+    assert case.result is not None
+    return case.result
+
+
+def _unstable(cause: str, probe: str) -> Stability:
+    return Stability(False, cause, _MESSAGES[cause], probe)
+
+
+def _run(executor: Executor, cases: list[_Case]) -> None:
+    """The queries as they are; those that do not run or cannot be read are settled."""
+    outcomes = executor.execute([(case.database, case.sql) for case in cases])
+    for case, outcome in zip(cases, outcomes, strict=True):
+        case.outcome = outcome
+        if not outcome.ran:
+            case.result = Stability(None, message=f"The query does not run: {outcome.message}")
+            continue
+        try:
+            case.structure = Structure(case.sql)
+        except Unreadable as error:
+            case.result = Stability(None, message=f"The query cannot be read: {error}.")
+
+
+def _probe_clock(executor: Executor, cases: list[_Case]) -> None:
+    """Other instants in place of 'now'; afterwards the case goes on at a fixed one."""
+    probes = []
+    for case in cases:
+        edits = list(_clock_edits(_structure(case)))
+        if edits:
+            probes.append((case, [_at_instant(case.sql, edits, now) for now in _INSTANTS]))
+    outcomes = iter(executor.execute([(c.database, sql) for c, texts in probes for sql in texts]))
+    for case, texts in probes:
+        results = [next(outcomes) for _ in texts]
+        _settle(executor, case, [("clock", text) for text in texts], results)
+        if case.result is None:
+            case.sql, case.outcome = texts[-1], results[-1]
+            case.structure = Structure(case.sql)
+
+
+def _clock_edits(structure: Structure) -> Iterator[tuple[int, int, str]]:
+    """(start, end, replacement) of each reading of the clock; `{}` stands for the instant."""
+    tokens = structure.tokens
+    for i, token in enumerate(tokens):
+        if token.kind == "string" and token.text.lower() == "'now'":
+            yield token.start, token.end, "'{}'"
+        elif token.plain in _CLOCK_WORDS and token.kind == "name":
+            yield token.start, token.end, f"{_CLOCK_WORDS[token.plain]}('{{}}')"
+        elif structure.is_call(i):
+            close = structure.closing[i + 1]
+            if token.plain in _CLOCK_FUNCTIONS and close == i + 2:
+                yield tokens[close].start, tokens[close].start, "'{}'"
+            elif token.plain == "strftime" and close == i + 3:
+                yield tokens[close].start, tokens[close].start, ", '{}'"
+
+
+def _at_instant(sql: str, edits: list[tuple[int, int, str]], instant: str) -> str:
+    for start, end, text in reversed(edits):
+        sql = sql[:start] + text.format(instant) + sql[end:]
+    return sql
+
+
+def _structure(case: _Case) -> Structure:
+    assert case.structure is not None
+    return case.structure
+
+
+def _probe_texts(executor: Executor, cases: list[_Case]) -> None:
+    """Opposite last ordering terms wherever a query cuts its rows."""
+    schemas = _schemas(executor, cases)
+    asked = []
+    for case in cases:
+        for query in _cut_queries(case, schemas[case.database]):
+            text = _structure(case).with_order(query, str(_TOO_FAR))
+            asked.append((case, query, text))
+    widths = executor.execute([(case.database, text) for case, _, text in asked])
+    for (case, query, _), outcome in zip(asked, widths, strict=True):
+        found = _RANGE.search(outcome.message)
+        if found is None:
+            case.undecided = case.undecided or outcome.message
+            continue
+        case.variants += _variants(_structure(case), query, int(found.group(1)))
+    jobs = [(case.database, sql) for case in cases for _, sql in case.variants]
+    outcomes = iter(executor.execute(jobs))
+    for case in cases:
+        _settle(executor, case, case.variants, [next(outcomes) for _ in case.variants])
+
+
+def _cut_queries(case: _Case, schema: _Schema) -> Iterator[Query]:
+    """Queries of the case of which only the first rows count; notes what copies must show."""
+    structure = _structure(case)
+    causes = _order_causes(structure, schema)
+    inner_order_counts = bool(causes)
+    for query in structure.queries:
+        if not query.editable or query.role == "exists" or structure.one_row(query):
+            continue
+        cut = query.limit or query.role == "scalar"
+        if cut and not query.order and (query.recursive or _reads_ordered(structure, query)):
+            # Its rows come in an order the text does give; an ORDER BY would override it.
+            causes.append("limit")
+            inner_order_counts = True
+            cut = False
+        if cut or (query.order and query.role != "outer" and inner_order_counts):
+            yield query
+    case.order_causes = causes
+
+
+def _reads_ordered(structure: Structure, query: Query) -> bool:
+    """Some subquery in the FROM of `query`, or some CTE, has an order of its own."""
+    return any(
+        inner.order
+        and (
+            inner.role == "cte"
+            or (inner.role == "table" and query.start < inner.start and inner.end <= query.end)
+        )
+        for inner in structure.queries
+    )
+
+
+def _variants(structure: Structure, query: Query, width: int) -> Iterator[tuple[str, str]]:
+    """(cause, SQL) with ties of `query` broken by its output columns, rising and falling.
+
+    For a LIMIT without OFFSET these two decide: among n tied rows of which m < n are kept, the
+    m smallest and the m largest are the same bag only when all n are equal. The others help where
+    an OFFSET cuts on both sides and where only some of the columns are used further out.
+    """
+    cause = "ties" if query.order else "limit" if query.limit else "subquery"
+    columns = range(1, min(width, _MOST_TERMS) + 1)
+    orders = [list(columns), *([k, *columns] for k in columns[1:8])]
+    for order in orders:
+        for direction in ("ASC", "DESC"):
+            terms = ", ".join(f"{k} COLLATE BINARY {direction}" for k in order)
+            yield cause, structure.with_order(query, terms)
+
+
+def _order_causes(structure: Structure, schema: _Schema) -> list[str]:
+    """What in the query only rows in another order can probe, the likeliest first."""
+    causes = []
+    words = structure.words()
+    if words & _ROWIDS:
+        causes.append("rowid")
+    if any(
+        structure.bare_columns(query, core) for query in structure.queries for core in query.cores
+    ):
+        causes.append("bare column")
+    if structure.ordered_aggregates():
+        causes.append("group_concat")
+    if structure.has_window():
+        causes.append("window")
+    if (schema.collates or words & {"nocase", "rtrim"}) and structure.merges_equal_values():
+        causes.append("collation")
+    if any(_view_hangs_on_order(schema, name) for name in words & schema.views.keys()):
+        causes.append("view")
+    return causes
+
+
+def _view_hangs_on_order(schema: _Schema, name: str) -> bool:
+    text = schema.views[name]
+    try:
+        structure = Structure(text[re.search(r"(?is)\bas\b", text).end() :])  # type: ignore[union-attr]
+    except (Unreadable, AttributeError):
+        return True
+    rest = _Schema({k: v for k, v in schema.views.items() if k != name}, schema.tables, False)
+    return any(q.limit or q.role == "scalar" for q in structure.queries) or bool(
+        _order_causes(structure, rest)
+    )
+
+
+def _schemas(executor: Executor, cases: list[_Case]) -> dict[str, _Schema]:
+    schemas = {}
+    for database in {case.database for case in cases}:
+        _, rows = executor.rows(database, "SELECT type, name, sql FROM sqlite_master")
+        texts = " ".join(str(sql) for _, _, sql in rows).lower()
+        schemas[database] = _Schema(
+            {str(name).lower(): str(sql) for kind, name, sql in rows if kind == "view"},
+            frozenset(str(name).lower() for kind, name, _ in rows if kind == "table"),
+            "nocase" in texts or "rtrim" in texts,
+        )
+    return schemas
+
+
+def _probe_copies(executor: Executor, cases: list[_Case]) -> None:
+    """The same query on copies whose rows were inserted in other orders."""
+    by_database: dict[str, list[_Case]] = defaultdict(list)
+    for case in cases:
+        by_database[case.database].append(case)
+    for database, group in by_database.items():
+        words = frozenset().union(*(_structure(case).words() for case in group))
+        try:
+            with reordered_copies(executor, database, words) as copies:
+                jobs = [(str(copy), case.sql) for case in group for copy in copies]
+                outcomes = iter(executor.execute(jobs))
+                for case in group:
+                    variants = [(case.order_causes[0], f"rows inserted {o}") for o in ORDERS]
+                    results = [next(outcomes) for _ in copies]
+                    _settle(executor, case, variants, results, [str(copy) for copy in copies])
+        except Uncopied as error:
+            for case in group:
+                case.undecided = case.undecided or str(error)
+
+
+def _settle(
+    executor: Executor,
+    case: _Case,
+    variants: Sequence[tuple[str, str]],
+    outcomes: Sequence[Outcome],
+    databases: Sequence[str] = (),
+) -> None:
+    """Compares the probes' results with the query's own."""
+    assert case.outcome is not None
+    for i, ((cause, probe), outcome) in enumerate(zip(variants, outcomes, strict=True)):
+        if not outcome.ran:
+            case.undecided = case.undecided or outcome.message
+        elif outcome.fingerprint != case.outcome.fingerprint:
+            other = (databases[i], case.sql) if databases else (case.database, probe)
+            if not _only_rounding(executor, (case.database, case.sql), other):
+                case.result = _unstable(cause, probe)
+                return
+
+
+def _only_rounding(executor: Executor, one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """The two results are the same rows up to the last digits of their floating-point numbers."""
+    try:
+        left, right = (executor.rows(*query)[1] for query in (one, other))
+    except SpftError:
+        return False
+    if len(left) != len(right):
+        return False
+    pairs = zip(sorted(left, key=_rough), sorted(right, key=_rough), strict=True)
+    return all(_close(a, b) for p, q in pairs for a, b in zip(p, q, strict=True))
+
+
+def _rough(row: tuple[object, ...]) -> list[str]:
+    return [f"{v:.6g}" if isinstance(v, float) else repr(v) for v in row]
+
+
+def _close(a: object, b: object) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+    return a == b and type(a) is type(b)
+
+
+__all__ = ["Stability", "Status", "stable"]
