@@ -1,0 +1,353 @@
+"""Reads gold queries and predictions in the field's file formats, one record at a time.
+
+Pairs: JSONL or a JSON list with our keys or Spider's and BIRD's, or `SQL<TAB>database` lines.
+Predictions: JSONL or a JSON list of records or of texts; BIRD's JSON object; one SQL a line, with
+or without `<TAB>database` as Spider has it. Files of lines are never held whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from spftcore.errors import SpftError
+
+# Ours, Spider's (db_id, query) and BIRD's (question_id, db_id, SQL).
+_ID = ("id", "question_id")
+_DATABASE = ("database", "db_id")
+_SQL = ("sql", "query", "SQL")
+_OWN = ("prediction", "predictions", "candidates")
+_BIRD_SEPARATOR = "\t----- bird -----\t"
+
+_Format = Literal["list", "object", "lines", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A gold query and what is to be judged against it.
+
+    Attributes:
+        id: the record's own, else its number in the file, from 1.
+        database: id of the database.
+        gold: SQL text.
+        answers: the prediction, then further samples; empty when the golds alone are judged.
+        place: line or record number and file, for messages.
+    """
+
+    id: str
+    database: str
+    gold: str
+    answers: tuple[str, ...]
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Gold:
+    id: str | None
+    database: str
+    sql: str
+    own: tuple[str, ...] | None
+    number: int
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    id: str | None
+    database: str
+    answers: tuple[str, ...]
+    place: str
+
+    @property
+    def blank(self) -> bool:
+        return not any(answer.strip() for answer in self.answers)
+
+
+def read_items(pairs: Path, predictions: Path | None, databases: Collection[str]) -> Iterator[Item]:
+    """Pairs with their answers, in the order of the pairs.
+
+    Predictions with ids are matched by id when the pairs have ids too, otherwise by position.
+    Predictions by id that come in another order are kept in memory until their pair comes.
+
+    Args:
+        pairs: file of golds, with or without answers of their own.
+        predictions: file of predictions, which replace the pairs' own answers; None when there is
+            none.
+        databases: known database ids, by which `SQL<TAB>database` lines are recognised.
+
+    Raises:
+        SpftError: a file is missing, empty or malformed (the line is named), a prediction is
+            missing, left over, given twice or for another database than its pair's.
+    """
+    golds = _read_golds(pairs)
+    if predictions is not None:
+        return _matched(golds, _read_predictions(predictions, databases), predictions)
+    return _own_answers(golds)
+
+
+def _own_answers(golds: Iterator[_Gold]) -> Iterator[Item]:
+    """Golds with the answers their records hold: all of them have some, or none has."""
+    first: _Gold | None = None
+    for gold in golds:
+        first = first or gold
+        if (gold.own is None) != (first.own is None):
+            has, lacks = (gold, first) if first.own is None else (first, gold)
+            raise SpftError(
+                f"{_capital(lacks.place)} has no prediction, while {has.place} has. Give every "
+                "pair one (an empty text if there is no answer), or put them in a file for "
+                "--predictions."
+            )
+        yield _item(gold, gold.own or ())
+
+
+def _matched(
+    golds: Iterator[_Gold], predictions: Iterator[_Prediction], path: Path
+) -> Iterator[Item]:
+    waiting: dict[str, _Prediction] = {}
+    by_id: bool | None = None
+    for gold in golds:
+        prediction = None
+        if gold.id is not None and gold.id in waiting:
+            prediction = waiting.pop(gold.id)
+        while prediction is None:
+            following = next(predictions, None)
+            if following is None:
+                how = f"the id '{gold.id}'" if by_id else f"number {gold.number}"
+                raise SpftError(
+                    f"{path} holds no prediction for {gold.place}: it has none with {how}. "
+                    "Give one prediction for every pair (an empty text if there is no answer)."
+                )
+            if by_id is None:
+                by_id = gold.id is not None and following.id is not None
+            if not by_id or following.id == gold.id:
+                prediction = following
+            elif following.id is None:
+                raise SpftError(
+                    f"{_capital(following.place)} has no id, while those before it have one."
+                )
+            elif following.id in waiting:
+                raise SpftError(
+                    f"{_capital(following.place)} has the id '{following.id}', as "
+                    f"{waiting[following.id].place} has. Give several answers to one "
+                    "question as its 'samples'."
+                )
+            else:
+                waiting[following.id] = following
+        if prediction.database not in ("", gold.database):
+            raise SpftError(
+                f"{_capital(prediction.place)} is for the database '{prediction.database}', but "
+                f"its pair ({gold.place}) is on '{gold.database}'. Check that both files are of "
+                "the same questions in the same order."
+            )
+        yield _item(gold, prediction.answers)
+    left = next((p for p in chain(waiting.values(), predictions) if by_id or not p.blank), None)
+    if left is not None:
+        raise SpftError(
+            f"{_capital(left.place)} has no pair, or its pair has another prediction. Check that "
+            "both files are of the same questions, and that no id comes twice."
+        )
+
+
+def _item(gold: _Gold, answers: tuple[str, ...]) -> Item:
+    identifier = str(gold.number) if gold.id is None else gold.id
+    return Item(identifier, gold.database, gold.sql, answers, gold.place)
+
+
+# -- pairs --------------------------------------------------------------------------------------
+
+
+def _read_golds(path: Path) -> Iterator[_Gold]:
+    what = "pairs file"
+    form = _format(path, what)
+    if form == "text":
+        for number, line in _lines(path, what):
+            sql, tab, database = line.rpartition("\t")
+            if line.strip():
+                if not tab or not sql.strip() or not database.strip():
+                    raise SpftError(
+                        f"Line {number} of {path} is neither a JSON object nor "
+                        "'SQL<TAB>database id'."
+                    )
+                place = f"line {number} of {path}"
+                yield _Gold(None, database.strip(), sql.strip(), None, number, place)
+        return
+    for number, (place, record) in enumerate(_records(path, what, form), 1):
+        if not isinstance(record, dict):
+            raise SpftError(f"{_capital(place)} is not a JSON object.")
+        texts = _text(record, _DATABASE) or "", _text(record, _SQL) or ""
+        for name, value, keys in zip(
+            ("database", "gold SQL"), texts, (_DATABASE, _SQL), strict=True
+        ):
+            if not value.strip():
+                accepted = " or ".join(repr(key) for key in keys)
+                raise SpftError(f"{_capital(place)} has no {name} (key {accepted}).")
+        own = None
+        for key in _OWN:
+            if own is None and key in record:
+                own = _answers(record[key], place)
+        yield _Gold(_text(record, _ID), *texts, own, number, place)
+
+
+def _answers(value: Any, place: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(one is None or isinstance(one, str) for one in values):
+        raise SpftError(
+            f"The prediction in {place} is not a SQL text or a list of such; put an empty text "
+            "where there is no answer."
+        )
+    return tuple(one or "" for one in values)
+
+
+# -- predictions --------------------------------------------------------------------------------
+
+
+def _read_predictions(path: Path, databases: Collection[str]) -> Iterator[_Prediction]:
+    what = "predictions file"
+    form = _format(path, what)
+    if form == "text":
+        yield from _text_predictions(path, what, databases)
+    elif form == "object":
+        yield from _bird_predictions(path, what)
+    else:
+        for place, record in _records(path, what, form):
+            if isinstance(record, str) or record is None:
+                yield _Prediction(None, "", (record or "",), place)
+                continue
+            if not isinstance(record, dict):
+                raise SpftError(f"{_capital(place)} is neither a JSON object nor a SQL text.")
+            key = next((key for key in (*_SQL, *_OWN) if key in record), None)
+            if key is None and "samples" not in record:
+                raise SpftError(f"{_capital(place)} has no SQL (key 'sql', or 'samples').")
+            answers = _answers(record[key], place) if key is not None else ()
+            if record.get("samples"):
+                answers += _answers(record["samples"], place)
+            if not answers:
+                raise SpftError(f"{_capital(place)} has no SQL (key 'sql', or 'samples').")
+            database = _text(record, _DATABASE) or ""
+            yield _Prediction(_text(record, _ID), database, answers, place)
+
+
+def _text_predictions(path: Path, what: str, databases: Collection[str]) -> Iterator[_Prediction]:
+    """One SQL a line; an empty line is an empty answer. The first line that is not empty decides
+    whether lines end with `<TAB>database`: a tab may also be part of the SQL."""
+    with_database: bool | None = None
+    for number, line in _lines(path, what):
+        place = f"line {number} of {path}"
+        if not line.strip():
+            yield _Prediction(None, "", ("",), place)
+            continue
+        sql, tab, database = line.rpartition("\t")
+        if with_database is None:
+            with_database = bool(tab) and database.strip() in databases
+        if not with_database:
+            yield _Prediction(None, "", (line.strip(),), place)
+        elif tab:
+            yield _Prediction(None, database.strip(), (sql.strip(),), place)
+        else:
+            raise SpftError(f"{_capital(place)} has no '<TAB>database', as the lines before have.")
+
+
+def _bird_predictions(path: Path, what: str) -> Iterator[_Prediction]:
+    """BIRD's object: keys are positions from 0 or question ids; a value that is not a text is an
+    empty answer, as for its own evaluator."""
+    content = _parsed(path, what)
+    positions = list(content) == [str(i) for i in range(len(content))]
+    for key, value in content.items():
+        sql, _, database = (value if isinstance(value, str) else "").partition(_BIRD_SEPARATOR)
+        place = f"entry '{key}' of {path}"
+        yield _Prediction(None if positions else key, database.strip(), (sql.strip(),), place)
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def _format(path: Path, what: str) -> _Format:
+    line = next((line for _, line in _lines(path, what) if line.strip()), None)
+    if line is None:
+        raise SpftError(f"The {what} {path} is empty.")
+    start = line.lstrip()
+    if start.startswith("["):
+        return "list"
+    if not start.startswith(("{", '"')):
+        return "text"
+    if what == "pairs file":
+        return "lines"
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        # Only BIRD's object goes over several lines; a broken first line of JSONL ends with }.
+        return "lines" if line.rstrip().endswith("}") else "object"
+    keys = {*_ID, *_DATABASE, *_SQL, *_OWN, "samples"}
+    return "object" if isinstance(record, dict) and not keys & record.keys() else "lines"
+
+
+def _records(path: Path, what: str, form: _Format) -> Iterator[tuple[str, Any]]:
+    """(place, JSON value) of each line or of each member of a list."""
+    if form == "list":
+        content = _parsed(path, what)
+        if not content:
+            raise SpftError(f"The {what} {path} is empty.")
+        for number, record in enumerate(content, 1):
+            yield f"record {number} of {path}", record
+        return
+    for number, line in _lines(path, what):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise SpftError(
+                    f"Line {number} of {path} is not a JSON object: {error.msg} at column "
+                    f"{error.colno}."
+                ) from None
+            yield f"line {number} of {path}", record
+
+
+def _parsed(path: Path, what: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SpftError(f"Cannot read the {what} {path}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise SpftError(f"The {what} {path} is not UTF-8 text: {error.reason}.") from None
+    except json.JSONDecodeError as error:
+        raise SpftError(
+            f"The {what} {path} is not valid JSON: {error.msg} on line {error.lineno}, column "
+            f"{error.colno}."
+        ) from None
+
+
+def _lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
+    """(number from 1, text without its line feed) of each line.
+
+    Bytes are split before decoding: Python's text files and `splitlines` know line separators that
+    may stand inside a JSON string, and a wrong byte is then in a line that can be named.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if number == 1:
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                try:
+                    yield number, raw.decode("utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    raise SpftError(
+                        f"Line {number} of {path} is not UTF-8 text. Convert the file first."
+                    ) from None
+    except OSError as error:
+        raise SpftError(f"Cannot read the {what} {path}: {error.strerror}.") from None
+
+
+def _text(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    for key in keys:
+        value = record.get(key)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return str(value)
+    return None
+
+
+def _capital(place: str) -> str:
+    return place[0].upper() + place[1:]
