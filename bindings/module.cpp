@@ -1,6 +1,8 @@
 // Python's door to the executor: conversions only. The GIL is released for the whole of a batch.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -22,14 +24,13 @@ namespace {
 class Inputs {
   public:
     uint32_t database(py::handle path) {
-        PyObject* raw = nullptr;
-        if (PyUnicode_FSConverter(path.ptr(), &raw) == 0) throw py::error_already_set();
-        const auto bytes = py::reinterpret_steal<py::object>(raw);
-        std::string text(PyBytes_AS_STRING(raw), static_cast<size_t>(PyBytes_GET_SIZE(raw)));
-        const auto [place, fresh] =
-            index_.try_emplace(std::move(text), static_cast<uint32_t>(paths.size()));
-        if (fresh) paths.push_back(place->first);
-        return place->second;
+        // Items of a batch mostly share the objects that name their files.
+        const auto known = by_object_.find(path.ptr());
+        if (known != by_object_.end()) return known->second;
+        const uint32_t number = number_of(path);
+        by_object_.emplace(path.ptr(), number);
+        kept_.push_back(py::reinterpret_borrow<py::object>(path));
+        return number;
     }
 
     std::string_view text(py::handle sql) {
@@ -51,6 +52,18 @@ class Inputs {
     std::vector<std::string> paths;
 
   private:
+    uint32_t number_of(py::handle path) {
+        PyObject* raw = nullptr;
+        if (PyUnicode_FSConverter(path.ptr(), &raw) == 0) throw py::error_already_set();
+        const auto bytes = py::reinterpret_steal<py::object>(raw);
+        std::string text(PyBytes_AS_STRING(raw), static_cast<size_t>(PyBytes_GET_SIZE(raw)));
+        const auto [place, fresh] =
+            index_.try_emplace(std::move(text), static_cast<uint32_t>(paths.size()));
+        if (fresh) paths.push_back(place->first);
+        return place->second;
+    }
+
+    std::unordered_map<const PyObject*, uint32_t> by_object_;
     std::unordered_map<std::string, uint32_t> index_;
     std::vector<py::object> kept_;
 };
@@ -76,28 +89,54 @@ py::str decode(std::string_view text) {
     return py::reinterpret_steal<py::str>(raw);
 }
 
-// (status, message, rows, columns, steps, seconds, fingerprint, all_null)
-py::tuple outcome_tuple(const spft::Outcome& outcome) {
-    return py::make_tuple(static_cast<int>(outcome.status), decode(outcome.message), outcome.rows,
-                          outcome.columns, outcome.steps, outcome.seconds,
-                          spft::ran(outcome.status)
-                              ? spft::fingerprint(outcome.bag, outcome.rows, outcome.columns)
-                              : std::string(),
-                          outcome.all_null);
+template <typename T, typename Get>
+py::array_t<T> column(size_t size, Get get) {
+    py::array_t<T> array(static_cast<py::ssize_t>(size));
+    T* data = array.mutable_data();
+    for (size_t i = 0; i < size; ++i) data[i] = get(i);
+    return array;
 }
 
-py::list outcome_list(const std::vector<spft::Outcome>& outcomes) {
-    py::list list(outcomes.size());
-    for (size_t i = 0; i < outcomes.size(); ++i) list[i] = outcome_tuple(outcomes[i]);
-    return list;
+// Outcomes as columns; messages, of which there are few, as a dict by position.
+py::dict outcome_columns(const std::vector<spft::Outcome>& outcomes) {
+    const size_t n = outcomes.size();
+    py::dict columns;
+    columns["status"] =
+        column<uint8_t>(n, [&](size_t i) { return static_cast<uint8_t>(outcomes[i].status); });
+    columns["rows"] = column<int64_t>(n, [&](size_t i) { return outcomes[i].rows; });
+    columns["columns"] = column<int32_t>(n, [&](size_t i) { return outcomes[i].columns; });
+    columns["steps"] = column<int64_t>(n, [&](size_t i) { return outcomes[i].steps; });
+    columns["seconds"] = column<double>(n, [&](size_t i) { return outcomes[i].seconds; });
+    columns["all_null"] = column<bool>(n, [&](size_t i) { return outcomes[i].all_null; });
+    constexpr py::ssize_t kDigits = 32;
+    py::array_t<char> fingerprints({static_cast<py::ssize_t>(n), kDigits});
+    char* digits = fingerprints.mutable_data();
+    std::memset(digits, 0, n * kDigits);
+    py::dict messages;
+    for (size_t i = 0; i < n; ++i) {
+        const spft::Outcome& outcome = outcomes[i];
+        if (spft::ran(outcome.status)) {
+            const std::string text = spft::fingerprint(outcome.bag, outcome.rows, outcome.columns);
+            std::memcpy(digits + i * kDigits, text.data(), kDigits);
+        }
+        if (!outcome.message.empty()) messages[py::int_(i)] = decode(outcome.message);
+    }
+    columns["fingerprint"] = fingerprints;
+    columns["messages"] = messages;
+    return columns;
 }
 
-// Runs `work` without the GIL; a Ctrl-C that arrives meanwhile stops the batch and is raised.
+// Runs `work` without the GIL. A Ctrl-C that arrives meanwhile stops the batch and is raised, and
+// so does whatever the caller's own `poll(done, total)` raises.
 template <typename Work>
-auto without_gil(Work work) {
-    const spft::Executor::Poll poll = [] {
+auto without_gil(const py::object& caller_poll, Work work) {
+    const spft::Executor::Poll poll = [&](int64_t done, int64_t total) {
         const py::gil_scoped_acquire acquire;
-        return PyErr_CheckSignals() == 0;
+        if (PyErr_CheckSignals() != 0) return false;
+        if (caller_poll.is_none()) return true;
+        const auto answer = py::reinterpret_steal<py::object>(PyObject_CallFunction(
+            caller_poll.ptr(), "LL", static_cast<long long>(done), static_cast<long long>(total)));
+        return static_cast<bool>(answer);
     };
     try {
         const py::gil_scoped_release release;
@@ -107,7 +146,29 @@ auto without_gil(Work work) {
     }
 }
 
-py::tuple execute(spft::Executor& executor, py::handle queries) {
+spft::Digest to_digest(py::handle bytes) {
+    if (!PyBytes_Check(bytes.ptr()) || PyBytes_GET_SIZE(bytes.ptr()) != 16) {
+        throw py::value_error("a query's digest must be 16 bytes");
+    }
+    spft::Digest digest;
+    std::memcpy(&digest, PyBytes_AS_STRING(bytes.ptr()), sizeof digest);
+    return digest;
+}
+
+// [(digest, status, message), …]
+std::vector<spft::Preset> to_presets(py::handle list) {
+    std::vector<spft::Preset> presets;
+    const Items items(list, "presets must be a sequence");
+    for (Py_ssize_t i = 0; i < items.size(); ++i) {
+        const auto fields = py::reinterpret_borrow<py::tuple>(items[i]);
+        presets.push_back({to_digest(fields[0]), static_cast<spft::Status>(fields[1].cast<int>()),
+                           fields[2].cast<std::string>()});
+    }
+    return presets;
+}
+
+py::tuple execute(spft::Executor& executor, py::handle queries, bool reverse, py::handle presets,
+                  const py::object& poll) {
     Inputs inputs;
     std::vector<spft::Query> batch;
     const Items list(queries, "queries must be a sequence of (database, sql)");
@@ -118,15 +179,17 @@ py::tuple execute(spft::Executor& executor, py::handle queries) {
         const uint32_t database = inputs.database(pair[0]);
         batch.push_back({database, inputs.text(pair[1])});
     }
-    const spft::Executed executed = without_gil([&](const spft::Executor::Poll& poll) {
-        return executor.execute(inputs.paths, batch, poll);
+    const std::vector<spft::Preset> settled = to_presets(presets);
+    const spft::Executed executed = without_gil(poll, [&](const spft::Executor::Poll& ask) {
+        return executor.execute(inputs.paths, batch, reverse, settled, ask);
     });
-    py::list of_query(executed.of_query.size());
-    for (size_t i = 0; i < executed.of_query.size(); ++i) of_query[i] = executed.of_query[i];
-    return py::make_tuple(outcome_list(executed.outcomes), of_query);
+    const auto& of_query = executed.of_query;
+    return py::make_tuple(outcome_columns(executed.outcomes),
+                          column<uint32_t>(of_query.size(), [&](size_t i) { return of_query[i]; }));
 }
 
-py::tuple verify(spft::Executor& executor, py::handle items) {
+py::dict verify(spft::Executor& executor, py::handle items, int compare, py::handle presets,
+                const py::object& poll) {
     Inputs inputs;
     std::vector<spft::Item> batch;
     const Items list(items, "items must be a sequence of (database, gold, candidates)");
@@ -143,26 +206,35 @@ py::tuple verify(spft::Executor& executor, py::handle items) {
         item.database = inputs.database(triple[0]);
         item.gold = inputs.text(triple[1]);
         const Items candidates(triple[2], "candidates must be a sequence of SQL texts");
+        item.candidates.reserve(static_cast<size_t>(candidates.size()));
         for (Py_ssize_t k = 0; k < candidates.size(); ++k) {
             item.candidates.push_back(inputs.text(candidates[k]));
         }
         batch.push_back(std::move(item));
     }
-    const spft::Verified verified = without_gil([&](const spft::Executor::Poll& poll) {
-        return executor.verify(inputs.paths, batch, poll);
+    const std::vector<spft::Preset> settled = to_presets(presets);
+    const spft::Verified verified = without_gil(poll, [&](const spft::Executor::Poll& ask) {
+        return executor.verify(inputs.paths, batch, static_cast<spft::Compare>(compare), settled,
+                               ask);
     });
-    py::list judged(verified.judged.size());
-    for (size_t i = 0; i < verified.judged.size(); ++i) {
-        py::list row(verified.judged[i].size());
-        for (size_t k = 0; k < verified.judged[i].size(); ++k) {
-            const spft::Judged& one = verified.judged[i][k];
-            row[k] = py::make_tuple(static_cast<int>(one.judgement.verdict),
-                                    static_cast<int>(one.judgement.reason),
-                                    one.judgement.both_empty, one.candidate);
-        }
-        judged[i] = py::make_tuple(verified.gold[i], row);
-    }
-    return py::make_tuple(outcome_list(verified.outcomes), judged);
+    const auto& judged = verified.judged;
+    const size_t n = judged.size();
+    py::dict columns;
+    columns["outcomes"] = outcome_columns(verified.outcomes);
+    columns["gold"] =
+        column<uint32_t>(verified.gold.size(), [&](size_t i) { return verified.gold[i]; });
+    columns["offsets"] = column<int64_t>(verified.offsets.size(), [&](size_t i) {
+        return static_cast<int64_t>(verified.offsets[i]);
+    });
+    columns["candidate"] = column<uint32_t>(n, [&](size_t i) { return judged[i].candidate; });
+    columns["verdict"] = column<uint8_t>(
+        n, [&](size_t i) { return static_cast<uint8_t>(judged[i].judgement.verdict); });
+    columns["reason"] = column<uint8_t>(
+        n, [&](size_t i) { return static_cast<uint8_t>(judged[i].judgement.reason); });
+    columns["both_empty"] =
+        column<bool>(n, [&](size_t i) { return judged[i].judgement.both_empty; });
+    columns["score"] = column<float>(n, [&](size_t i) { return judged[i].judgement.score; });
+    return columns;
 }
 
 py::object to_python(const spft::Value& value) {
@@ -187,8 +259,8 @@ py::tuple rows(spft::Executor& executor, py::handle database, py::handle sql) {
     inputs.database(database);
     const std::string_view text = inputs.text(sql);
     spft::Table table;
-    const spft::Outcome outcome = without_gil([&](const spft::Executor::Poll& poll) {
-        return executor.rows(inputs.paths[0], text, table, poll);
+    const spft::Outcome outcome = without_gil(py::none(), [&](const spft::Executor::Poll& ask) {
+        return executor.rows(inputs.paths[0], text, table, ask);
     });
     py::list names;
     py::list values;
@@ -200,7 +272,26 @@ py::tuple rows(spft::Executor& executor, py::handle database, py::handle sql) {
             values.append(cells);
         }
     }
-    return py::make_tuple(outcome_tuple(outcome), names, values);
+    return py::make_tuple(static_cast<int>(outcome.status), decode(outcome.message), names, values);
+}
+
+// The digest that names a query of a batch, in the presets and in shared memory.
+py::bytes query_digest(py::handle database, py::handle sql, int compare) {
+    Inputs inputs;
+    inputs.database(database);
+    const spft::Digest digest =
+        spft::query_digest(inputs.paths[0], inputs.text(sql), static_cast<spft::Compare>(compare));
+    return {reinterpret_cast<const char*>(&digest), sizeof digest};
+}
+
+// The memory that a process and its parent share, as the executor writes it.
+spft::RunningQuery* shared_memory(const py::object& buffer) {
+    if (buffer.is_none()) return nullptr;
+    const py::buffer_info info = py::reinterpret_borrow<py::buffer>(buffer).request(true);
+    if (info.size * info.itemsize < static_cast<py::ssize_t>(sizeof(spft::RunningQuery))) {
+        throw py::value_error("the shared memory is too small");
+    }
+    return static_cast<spft::RunningQuery*>(info.ptr);
 }
 
 py::dict counters(const spft::Executor& executor) {
@@ -228,20 +319,28 @@ PYBIND11_MODULE(_executor, module) {
     module.def("attached", &spft::sqlite_attached,
                "True once apsw has loaded this module as a SQLite extension.");
 
+    module.def("query_digest", &query_digest, py::arg("database"), py::arg("sql"),
+               py::arg("compare"));
+    module.attr("RUNNING_QUERY_BYTES") = sizeof(spft::RunningQuery);
+
     py::class_<spft::Executor>(module, "Executor")
         .def(py::init([](int threads, int64_t steps, double seconds, int64_t rows, int64_t bytes,
                          int64_t value_bytes, int64_t sql_bytes, int64_t temp_bytes,
-                         int connections_per_thread, int64_t gold_cache_bytes) {
+                         int connections_per_thread, int64_t gold_cache_bytes,
+                         const py::object& running) {
                  const spft::Limits limits{steps,       seconds,   rows,      bytes,
                                            value_bytes, sql_bytes, temp_bytes};
                  return std::make_unique<spft::Executor>(threads, limits, connections_per_thread,
-                                                         gold_cache_bytes);
+                                                         gold_cache_bytes, shared_memory(running));
              }),
              py::kw_only(), py::arg("threads"), py::arg("steps"), py::arg("seconds"),
              py::arg("rows"), py::arg("bytes"), py::arg("value_bytes"), py::arg("sql_bytes"),
-             py::arg("temp_bytes"), py::arg("connections_per_thread"), py::arg("gold_cache_bytes"))
-        .def("execute", &execute, py::arg("queries"))
-        .def("verify", &verify, py::arg("items"))
+             py::arg("temp_bytes"), py::arg("connections_per_thread"), py::arg("gold_cache_bytes"),
+             py::arg("running") = py::none(), py::keep_alive<1, 12>())
+        .def("execute", &execute, py::arg("queries"), py::arg("reverse"), py::arg("presets"),
+             py::arg("poll"))
+        .def("verify", &verify, py::arg("items"), py::arg("compare"), py::arg("presets"),
+             py::arg("poll"))
         .def("rows", &rows, py::arg("database"), py::arg("sql"))
         .def("counters", &counters)
         .def_property_readonly("threads", &spft::Executor::threads);

@@ -4,169 +4,133 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <list>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
-#include <unordered_map>
 #include <utility>
 
-#include "connection.h"
+#include "batch.h"
+#include "caches.h"
 #include "lexer.h"
 #include "sqlite_api.h"
 #include "vfs.h"
+#include "watchdog.h"
 
 namespace spft {
 namespace {
 
-constexpr auto kPollInterval = std::chrono::milliseconds(50);
-constexpr size_t kLongestRun = 32;
+constexpr auto kPollInterval = std::chrono::milliseconds(40);
 
-// Connections of one thread, least recently used last.
-class ConnectionCache {
-  public:
-    ConnectionCache(size_t capacity, const Limits& limits) : capacity_(capacity), limits_(limits) {}
+// SQLITE_DBCONFIG_REVERSE_SCANORDER, which headers before 3.46 do not name.
+constexpr int kReverseScanOrder = 1019;
 
-    Connection& get(const DatabaseFile& file, bool& opened) {
-        const auto found = index_.find(file.identity);
-        if (found != index_.end()) {
-            entries_.splice(entries_.begin(), entries_, found->second);
-            opened = false;
-            return *entries_.front().connection;
-        }
-        if (entries_.size() >= capacity_) {
-            index_.erase(entries_.back().identity);
-            entries_.pop_back();
-        }
-        entries_.push_front({file.identity, std::make_unique<Connection>(file, limits_)});
-        index_.emplace(file.identity, entries_.begin());
-        opened = true;
-        return *entries_.front().connection;
-    }
-
-    // A connection whose database failed is opened afresh next time.
-    void drop(const DatabaseFile& file) {
-        const auto found = index_.find(file.identity);
-        if (found == index_.end()) return;
-        entries_.erase(found->second);
-        index_.erase(found);
-    }
-
-  private:
-    struct Entry {
-        std::string identity;
-        std::unique_ptr<Connection> connection;
-    };
-    size_t capacity_;
-    Limits limits_;
-    std::list<Entry> entries_;
-    std::unordered_map<std::string, std::list<Entry>::iterator> index_;
-};
-
-// Results of golds across batches, least recently used dropped beyond a budget of bytes.
-class GoldCache {
-  public:
-    explicit GoldCache(int64_t budget) : budget_(budget) {}
-
-    std::shared_ptr<const Result> get(const std::string& key) {
-        const auto found = index_.find(key);
-        if (found == index_.end()) return nullptr;
-        entries_.splice(entries_.begin(), entries_, found->second);
-        return found->second->result;
-    }
-
-    void put(std::string key, std::shared_ptr<const Result> result) {
-        const int64_t size = cost(key, *result);
-        if (size > budget_ || index_.contains(key)) return;
-        entries_.push_front({std::move(key), std::move(result), size});
-        index_.emplace(entries_.front().key, entries_.begin());
-        bytes_ += size;
-        while (bytes_ > budget_) {
-            bytes_ -= entries_.back().size;
-            index_.erase(entries_.back().key);
-            entries_.pop_back();
-        }
-    }
-
-    int64_t bytes() const { return bytes_; }
-    int64_t entries() const { return static_cast<int64_t>(index_.size()); }
-
-  private:
-    struct Entry {
-        std::string key;
-        std::shared_ptr<const Result> result;
-        int64_t size;
-    };
-
-    static int64_t cost(const std::string& key, const Result& result) {
-        // The list and map nodes take about 200 bytes beside what the entry itself holds.
-        return static_cast<int64_t>(200 + key.size() + sizeof(Result) +
-                                    result.outcome.message.size() +
-                                    result.groups.size() * sizeof(TieGroup));
-    }
-
-    int64_t budget_;
-    int64_t bytes_ = 0;
-    std::list<Entry> entries_;
-    std::unordered_map<std::string_view, std::list<Entry>::iterator> index_;
-};
-
-std::string gold_key(const DatabaseFile& file, std::string_view sql) {
-    std::string key = file.identity;
-    key.push_back('\0');
-    key.append(sql);
-    return key;
+int64_t now_ns() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
+        .count();
 }
 
-// One distinct (database, text) of a batch.
-struct Work {
-    uint32_t database;
-    std::string_view sql;
-    bool as_gold = false;
-    bool keep_rows = false;  // a candidate for an ordered gold
-    std::shared_ptr<const Result> result;
-    std::vector<Digest> rows;
-    std::vector<uint32_t> items;  // those that wait for it, once per mention
-};
-
-struct WorkKey {
-    uint32_t database;
-    std::string_view sql;
-    bool operator==(const WorkKey&) const = default;
-};
-struct WorkKeyHash {
-    size_t operator()(const WorkKey& key) const {
-        return std::hash<std::string_view>()(key.sql) ^ (key.database * 0x9E3779B97F4A7C15ULL);
+// Sets the direction in which a connection visits tables, and sets it back.
+class ScanOrder {
+  public:
+    ScanOrder(sqlite3* db, bool reverse) : db_(reverse ? db : nullptr) {
+        if (reverse) ok_ = sqlite3_db_config(db, kReverseScanOrder, 1, nullptr) == SQLITE_OK;
     }
+    ~ScanOrder() {
+        if (db_ != nullptr) sqlite3_db_config(db_, kReverseScanOrder, 0, nullptr);
+    }
+    bool ok() const { return ok_; }
+
+  private:
+    sqlite3* db_;
+    bool ok_ = true;
 };
 
-// A batch: what is to run, who waits for it, and what to do when an item has all it needs.
-struct Batch {
-    std::vector<DatabaseFile> files;
-    std::vector<Work> works;
-    std::unordered_map<WorkKey, uint32_t, WorkKeyHash> index;
-    std::vector<uint32_t> order;  // works to run, sorted by database
-    std::atomic<size_t> cursor{0};
-    std::unique_ptr<std::atomic<uint32_t>[]> missing;  // per item: mentions not yet run
-    std::unique_ptr<std::atomic<uint32_t>[]> readers;  // per work: mentions not yet judged
-    std::function<void(uint32_t)> judge;               // item
-    Table* table = nullptr;
-    std::atomic<bool> cancelled{false};
+// What one thread of the pool holds.
+struct Worker {
+    size_t number;
+    ConnectionCache connections;
+    Counters counters;
+};
 
-    uint32_t add(uint32_t database, std::string_view sql) {
-        const auto [place, fresh] =
-            index.try_emplace({database, sql}, static_cast<uint32_t>(works.size()));
-        if (fresh) {
-            Work work;
-            work.database = database;
-            work.sql = sql;
-            works.push_back(std::move(work));
+// The judging of a batch: items wait for their executions, and the thread that ends an item's last
+// one judges it. Results are let go as soon as nobody compares them any more.
+class Judging {
+  public:
+    Judging(Batch& batch, Verified& verified, GoldCache& golds)
+        : batch_(batch),
+          verified_(verified),
+          golds_(golds),
+          missing_(std::make_unique<std::atomic<uint32_t>[]>(verified.gold.size())),
+          readers_(std::make_unique<std::atomic<uint32_t>[]>(batch.works.size())) {
+        for (uint32_t i = 0; i < verified.gold.size(); ++i) {
+            uint32_t missing = 0;
+            each_work(i, [&](uint32_t number) {
+                Work& work = batch_.works[number];
+                readers_[number].fetch_add(1, std::memory_order_relaxed);
+                if (work.result != nullptr) return;
+                work.items.push_back(i);
+                ++missing;
+            });
+            missing_[i].store(missing, std::memory_order_relaxed);
         }
-        return place->second;
     }
+
+    // Items that wait for nothing: their results are cached or preset.
+    void judge_settled() {
+        for (uint32_t i = 0; i < verified_.gold.size(); ++i) {
+            if (missing_[i].load(std::memory_order_relaxed) == 0) judge(i);
+        }
+    }
+
+    void settle(uint32_t number) {
+        for (const uint32_t item : batch_.works[number].items) {
+            if (missing_[item].fetch_sub(1, std::memory_order_acq_rel) == 1) judge(item);
+        }
+    }
+
+  private:
+    template <typename Do>
+    void each_work(uint32_t item, Do action) {
+        action(verified_.gold[item]);
+        for (uint64_t k = verified_.offsets[item]; k < verified_.offsets[item + 1]; ++k) {
+            action(verified_.judged[k].candidate);
+        }
+    }
+
+    void judge(uint32_t item) {
+        const Result& gold = *batch_.works[verified_.gold[item]].result;
+        for (uint64_t k = verified_.offsets[item]; k < verified_.offsets[item + 1]; ++k) {
+            const Work& candidate = batch_.works[verified_.judged[k].candidate];
+            verified_.judged[k].judgement =
+                spft::judge(batch_.compare, gold, *candidate.result, candidate.rows);
+        }
+        each_work(item, [&](uint32_t number) {
+            if (readers_[number].fetch_sub(1, std::memory_order_acq_rel) == 1) retire(number);
+        });
+    }
+
+    void retire(uint32_t number) {
+        Work& work = batch_.works[number];
+        work.outcome = work.result->outcome;
+        work.rows = {};
+        work.items = {};
+        if (work.as_gold && !work.from_cache && golds_.enabled() &&
+            repeatable(work.outcome.status)) {
+            golds_.put(GoldCache::key(batch_.files[work.database], batch_.compare, work.sql),
+                       work.result);
+        }
+        work.result.reset();
+    }
+
+    Batch& batch_;
+    Verified& verified_;
+    GoldCache& golds_;
+    std::unique_ptr<std::atomic<uint32_t>[]> missing_;  // per item: mentions not yet run
+    std::unique_ptr<std::atomic<uint32_t>[]> readers_;  // per work: mentions not yet judged
 };
 
 }  // namespace
@@ -174,153 +138,156 @@ struct Batch {
 struct Executor::State {
     Limits limits;
     size_t connections_per_thread;
+    size_t pool;
+    RunningQuery* running;
     GoldCache golds;
-
-    std::mutex batches;  // held by the caller whose batch runs
+    Watchdog watchdog;
 
     std::mutex mutex;  // guards all below
     std::condition_variable start;
     std::condition_variable finish;
-    Batch* batch = nullptr;
-    uint64_t generation = 0;
-    size_t busy = 0;
+    std::list<Batch*> batches;  // oldest first
     bool closing = false;
     Counters counters;
     std::vector<std::thread> threads;
 
-    State(const Limits& limits_, int connections, int64_t gold_cache_bytes)
+    State(int threads_, const Limits& limits_, int connections, int64_t gold_cache_bytes,
+          RunningQuery* running_)
         : limits(limits_),
           connections_per_thread(static_cast<size_t>(std::max(connections, 1))),
-          golds(gold_cache_bytes) {}
+          pool(static_cast<size_t>(std::max(threads_, 1))),
+          running(running_),
+          golds(gold_cache_bytes),
+          watchdog(pool) {}
 
-    void worker() {
-        ConnectionCache connections(connections_per_thread, limits);
-        uint64_t seen = 0;
+    Batch* unfinished() {
+        for (Batch* batch : batches) {
+            if (!batch->exhausted()) return batch;
+        }
+        return nullptr;
+    }
+
+    void work(size_t number) {
+        Worker worker{number, ConnectionCache(connections_per_thread, limits), {}};
+        std::unique_lock lock(mutex);
         while (true) {
-            Batch* current;
-            {
-                std::unique_lock lock(mutex);
-                start.wait(lock, [&] { return closing || generation != seen; });
-                if (closing) return;
-                seen = generation;
-                current = batch;
-            }
-            Counters local;
-            serve(*current, connections, local);
-            {
-                const std::lock_guard lock(mutex);
-                counters.executed += local.executed;
-                counters.connections_opened += local.connections_opened;
-                counters.connections_reused += local.connections_reused;
-                for (size_t i = 0; i < counters.statuses.size(); ++i) {
-                    counters.statuses[i] += local.statuses[i];
-                }
-                if (--busy == 0) finish.notify_one();
-            }
+            Batch* batch = nullptr;
+            start.wait(lock, [&] { return closing || (batch = unfinished()) != nullptr; });
+            if (closing) return;
+            ++batch->threads_inside;
+            lock.unlock();
+            serve(*batch, worker);
+            lock.lock();
+            add_up(worker.counters);
+            worker.counters = {};
+            if (--batch->threads_inside == 0) finish.notify_all();
         }
     }
 
-    void serve(Batch& current, ConnectionCache& connections, Counters& local) {
-        const size_t total = current.order.size();
-        const size_t sharers = 4 * threads.size();
-        while (true) {
-            size_t begin = current.cursor.load(std::memory_order_relaxed);
-            size_t count;
-            do {
-                if (begin >= total) return;
-                count = std::clamp<size_t>((total - begin) / sharers, 1, kLongestRun);
-            } while (!current.cursor.compare_exchange_weak(begin, begin + count));
-            for (size_t i = begin; i < begin + count; ++i) {
-                if (current.cancelled.load(std::memory_order_relaxed)) return;
-                run(current, current.order[i], connections, local);
-            }
+    void add_up(const Counters& local) {
+        counters.executed += local.executed;
+        counters.connections_opened += local.connections_opened;
+        counters.connections_reused += local.connections_reused;
+        for (size_t i = 0; i < counters.statuses.size(); ++i) {
+            counters.statuses[i] += local.statuses[i];
         }
     }
 
-    void run(Batch& current, uint32_t number, ConnectionCache& connections, Counters& local) {
-        Work& work = current.works[number];
-        const DatabaseFile& file = current.files[work.database];
+    void serve(Batch& batch, Worker& worker) {
+        size_t begin = 0;
+        size_t end = 0;
+        while (batch.take(pool, begin, end)) {
+            for (size_t i = begin; i < end; ++i) {
+                if (batch.cancelled.load(std::memory_order_relaxed)) return;
+                run(batch, batch.order[i], worker);
+            }
+            batch.done.fetch_add(static_cast<int64_t>(end - begin), std::memory_order_relaxed);
+        }
+    }
+
+    void run(Batch& batch, uint32_t number, Worker& worker) {
+        Work& work = batch.works[number];
         auto result = std::make_shared<Result>();
         try {
-            if (!file.error.empty()) {
-                result->outcome.message = file.error;
-            } else {
-                bool opened = false;
-                Connection& connection = connections.get(file, opened);
-                ++(opened ? local.connections_opened : local.connections_reused);
-                if (!connection.error().empty()) {
-                    result->outcome.message = connection.error();
-                } else {
-                    Wanted wanted;
-                    wanted.as_gold = work.as_gold;
-                    wanted.rows = work.keep_rows ? &work.rows : nullptr;
-                    wanted.table = current.table;
-                    wanted.cancelled = &current.cancelled;
-                    *result = run_query(connection, work.sql, limits, wanted);
-                }
-                if (result->outcome.status == Status::DatabaseError) connections.drop(file);
-            }
+            run_on_file(batch, work, worker, *result);
         } catch (const std::bad_alloc&) {
             *result = {};
             result->outcome.message = "out of memory";
             work.rows = {};
         }
-        ++local.executed;
-        ++local.statuses[static_cast<size_t>(result->outcome.status)];
+        ++worker.counters.executed;
+        ++worker.counters.statuses[static_cast<size_t>(result->outcome.status)];
         work.result = std::move(result);
-        settle(current, work);
+        if (batch.settle) batch.settle(number);
     }
 
-    // Judges the items whose last missing execution this was.
-    static void settle(Batch& current, const Work& work) {
-        for (const uint32_t item : work.items) {
-            if (current.missing[item].fetch_sub(1, std::memory_order_acq_rel) == 1) {
-                current.judge(item);
-            }
+    void run_on_file(Batch& batch, Work& work, Worker& worker, Result& result) {
+        const DatabaseFile& file = batch.files[work.database];
+        if (!file.error.empty()) {
+            result.outcome.message = file.error;
+            return;
         }
+        bool opened = false;
+        Connection& connection = worker.connections.get(file, opened);
+        ++(opened ? worker.counters.connections_opened : worker.counters.connections_reused);
+        if (!connection.error().empty()) {
+            result.outcome.message = connection.error();
+        } else {
+            Wanted wanted;
+            wanted.as_gold = work.as_gold;
+            wanted.rows = work.keep_rows ? &work.rows : nullptr;
+            wanted.cells = batch.compare != Compare::Bag;
+            wanted.spider = batch.compare == Compare::Spider;
+            wanted.table = batch.table;
+            wanted.cancelled = &batch.cancelled;
+            const ScanOrder order(connection.handle(), batch.reverse);
+            if (!order.ok()) {
+                result.outcome.message = "visiting tables backwards needs SQLite 3.46 or newer";
+                return;
+            }
+            const int64_t started = now_ns();
+            const Watchdog::Guard guard(watchdog, worker.number, connection.handle(),
+                                        started + static_cast<int64_t>(limits.seconds * 1e9),
+                                        &batch.cancelled);
+            if (running != nullptr) {
+                running->query = query_digest(file.path, work.sql, Compare::Bag);
+                running->started_ns.store(started, std::memory_order_release);
+            }
+            result = run_query(connection, work.sql, limits, wanted);
+            if (running != nullptr) running->started_ns.store(0, std::memory_order_release);
+        }
+        if (result.outcome.status == Status::DatabaseError) worker.connections.drop(file);
     }
 
-    // Runs what `current.order` lists and waits, asking `poll` now and then.
-    void submit(Batch& current, const Poll& poll) {
-        std::stable_sort(current.order.begin(), current.order.end(), [&](uint32_t a, uint32_t b) {
-            return current.works[a].database < current.works[b].database;
-        });
-        if (current.order.empty()) return;
+    // Runs what the batch lists and waits, asking `poll` now and then.
+    void submit(Batch& batch, const Poll& poll) {
+        const auto total = static_cast<int64_t>(batch.order.size());
+        if (total == 0) return;
         std::unique_lock lock(mutex);
-        batch = &current;
-        ++generation;
-        busy = threads.size();
+        const auto place = batches.insert(batches.end(), &batch);
         start.notify_all();
-        bool stopped = false;
-        while (!finish.wait_for(lock, kPollInterval, [&] { return busy == 0; })) {
-            if (stopped) continue;
+        while (!finish.wait_for(lock, kPollInterval,
+                                [&] { return batch.threads_inside == 0 && batch.exhausted(); })) {
+            if (batch.cancelled) continue;
             lock.unlock();
-            stopped = !poll();
-            if (stopped) current.cancelled = true;
+            if (!poll(batch.done.load(std::memory_order_relaxed), total)) batch.cancelled = true;
             lock.lock();
         }
-        batch = nullptr;
-        if (stopped) throw Cancelled{};
+        batches.erase(place);
+        if (batch.cancelled) throw Cancelled{};
     }
 
-    void inspect(Batch& current, const std::vector<std::string>& paths) {
-        current.files.reserve(paths.size());
-        for (const std::string& path : paths) current.files.push_back(inspect_file(path));
-    }
-
-    void count(int64_t queries, int64_t distinct, int64_t hits, int64_t misses) {
+    void count(int64_t queries, const Batch& batch, int64_t hits, int64_t misses) {
         const std::lock_guard lock(mutex);
         counters.queries += queries;
-        counters.duplicates += queries - distinct;
+        counters.duplicates += queries - static_cast<int64_t>(batch.works.size());
         counters.gold_hits += hits;
         counters.gold_misses += misses;
-        counters.gold_bytes = golds.bytes();
-        counters.gold_entries = golds.entries();
     }
 };
 
 Executor::Executor(int threads, const Limits& limits, int connections_per_thread,
-                   int64_t gold_cache_bytes)
+                   int64_t gold_cache_bytes, RunningQuery* running)
     : state_(nullptr), process_(::getpid()) {
     if (!sqlite_attached()) {
         throw std::runtime_error(
@@ -328,10 +295,9 @@ Executor::Executor(int threads, const Limits& limits, int connections_per_thread
             "spftcore.verify.Executor, which lets apsw load it first.");
     }
     if (!register_read_only_vfs()) throw std::runtime_error("SQLite refused the file system.");
-    auto state = std::make_unique<State>(limits, connections_per_thread, gold_cache_bytes);
-    state_ = state.release();
-    for (int i = 0; i < std::max(threads, 1); ++i) {
-        state_->threads.emplace_back([state = state_] { state->worker(); });
+    state_ = new State(threads, limits, connections_per_thread, gold_cache_bytes, running);
+    for (size_t i = 0; i < state_->pool; ++i) {
+        state_->threads.emplace_back([state = state_, i] { state->work(i); });
     }
 }
 
@@ -346,123 +312,94 @@ Executor::~Executor() {
     delete state_;
 }
 
-int Executor::threads() const { return static_cast<int>(state_->threads.size()); }
+int Executor::threads() const { return static_cast<int>(state_->pool); }
 
 Counters Executor::counters() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->counters;
+    Counters counters = state_->counters;
+    counters.gold_bytes = state_->golds.bytes();
+    counters.gold_entries = state_->golds.entries();
+    return counters;
 }
 
 Executed Executor::execute(const std::vector<std::string>& paths, const std::vector<Query>& queries,
-                           const Poll& poll) {
-    const std::lock_guard lock(state_->batches);
-    Batch batch;
-    state_->inspect(batch, paths);
+                           bool reverse, const std::vector<Preset>& presets, const Poll& poll) {
+    Batch batch(paths, Compare::Bag);
+    batch.reverse = reverse;
     Executed executed;
     executed.of_query.reserve(queries.size());
     for (const Query& query : queries) {
         executed.of_query.push_back(batch.add(query.database, query.sql));
     }
-    for (uint32_t i = 0; i < batch.works.size(); ++i) batch.order.push_back(i);
+    batch.arrange(presets);
+    batch.settle = [&](uint32_t number) {
+        Work& work = batch.works[number];
+        work.outcome = std::move(work.result->outcome);
+        work.result.reset();
+    };
+    for (uint32_t i = 0; i < batch.works.size(); ++i) {
+        if (batch.works[i].result != nullptr) batch.settle(i);
+    }
     state_->submit(batch, poll);
-    state_->count(static_cast<int64_t>(queries.size()), static_cast<int64_t>(batch.works.size()), 0,
-                  0);
+    state_->count(static_cast<int64_t>(queries.size()), batch, 0, 0);
     executed.outcomes.reserve(batch.works.size());
-    for (const Work& work : batch.works) executed.outcomes.push_back(work.result->outcome);
+    for (Work& work : batch.works) executed.outcomes.push_back(std::move(work.outcome));
     return executed;
 }
 
 Verified Executor::verify(const std::vector<std::string>& paths, const std::vector<Item>& items,
-                          const Poll& poll) {
-    const std::lock_guard lock(state_->batches);
-    Batch batch;
-    state_->inspect(batch, paths);
+                          Compare compare, const std::vector<Preset>& presets, const Poll& poll) {
+    Batch batch(paths, compare);
     Verified verified;
     verified.gold.reserve(items.size());
-    verified.judged.resize(items.size());
-    int64_t mentions = 0;
-    for (size_t i = 0; i < items.size(); ++i) {
-        const Item& item = items[i];
+    verified.offsets.reserve(items.size() + 1);
+    verified.offsets.push_back(0);
+    for (const Item& item : items) {
         const uint32_t gold = batch.add(item.database, item.gold);
         verified.gold.push_back(gold);
         batch.works[gold].as_gold = true;
         // A loose test suffices here: a text that merely mentions "order" keeps a few digests more.
-        const bool ordered = may_have_order(item.gold);
+        const bool ordered = compare == Compare::Bag && may_have_order(item.gold);
         for (const std::string_view sql : item.candidates) {
             const uint32_t candidate = batch.add(item.database, sql);
-            verified.judged[i].push_back({{}, candidate});
+            verified.judged.push_back({{}, candidate});
             if (ordered && candidate != gold) batch.works[candidate].keep_rows = true;
         }
-        mentions += 1 + static_cast<int64_t>(item.candidates.size());
+        verified.offsets.push_back(verified.judged.size());
     }
 
     // Golds seen before, unless the same text is also a candidate whose rows are needed.
     int64_t hits = 0;
     int64_t misses = 0;
-    for (uint32_t i = 0; i < batch.works.size(); ++i) {
-        Work& work = batch.works[i];
+    for (Work& work : batch.works) {
         const DatabaseFile& file = batch.files[work.database];
-        if (work.as_gold && file.error.empty()) {
-            if (!work.keep_rows) work.result = state_->golds.get(gold_key(file, work.sql));
-            ++(work.result != nullptr ? hits : misses);
+        if (!work.as_gold || !file.error.empty()) continue;
+        if (!work.keep_rows && state_->golds.enabled()) {
+            work.result = state_->golds.get(GoldCache::key(file, compare, work.sql));
+            work.from_cache = work.result != nullptr;
         }
-        if (work.result == nullptr) batch.order.push_back(i);
+        ++(work.from_cache ? hits : misses);
     }
-    const auto fresh = batch.order;
-
-    batch.missing = std::make_unique<std::atomic<uint32_t>[]>(items.size());
-    batch.readers = std::make_unique<std::atomic<uint32_t>[]>(batch.works.size());
-    for (uint32_t i = 0; i < items.size(); ++i) {
-        uint32_t missing = 0;
-        const auto wait_for = [&](uint32_t number) {
-            Work& work = batch.works[number];
-            if (work.result != nullptr) return;
-            work.items.push_back(i);
-            ++missing;
-        };
-        wait_for(verified.gold[i]);
-        for (const Judged& judged : verified.judged[i]) {
-            wait_for(judged.candidate);
-            batch.readers[judged.candidate].fetch_add(1, std::memory_order_relaxed);
-        }
-        batch.missing[i].store(missing, std::memory_order_relaxed);
-    }
-    batch.judge = [&](uint32_t i) {
-        const Work& gold = batch.works[verified.gold[i]];
-        for (Judged& judged : verified.judged[i]) {
-            Work& candidate = batch.works[judged.candidate];
-            judged.judgement = judge_bag(*gold.result, *candidate.result, candidate.rows);
-            if (batch.readers[judged.candidate].fetch_sub(1, std::memory_order_acq_rel) == 1) {
-                candidate.rows = {};  // nobody else compares it
-            }
-        }
-    };
-    for (uint32_t i = 0; i < items.size(); ++i) {
-        if (batch.missing[i].load(std::memory_order_relaxed) == 0) batch.judge(i);
-    }
+    batch.arrange(presets);
+    Judging judging(batch, verified, state_->golds);
+    batch.settle = [&](uint32_t number) { judging.settle(number); };
+    judging.judge_settled();
     state_->submit(batch, poll);
 
-    for (const uint32_t number : fresh) {
-        const Work& work = batch.works[number];
-        if (work.as_gold && repeatable(work.result->outcome.status)) {
-            state_->golds.put(gold_key(batch.files[work.database], work.sql), work.result);
-        }
-    }
-    state_->count(mentions, static_cast<int64_t>(batch.works.size()), hits, misses);
+    state_->count(static_cast<int64_t>(items.size() + verified.judged.size()), batch, hits, misses);
     verified.outcomes.reserve(batch.works.size());
-    for (const Work& work : batch.works) verified.outcomes.push_back(work.result->outcome);
+    for (Work& work : batch.works) verified.outcomes.push_back(std::move(work.outcome));
     return verified;
 }
 
 Outcome Executor::rows(const std::string& path, std::string_view sql, Table& table,
                        const Poll& poll) {
-    const std::lock_guard lock(state_->batches);
-    Batch batch;
-    state_->inspect(batch, {path});
+    Batch batch({path}, Compare::Bag);
     batch.table = &table;
-    batch.order.push_back(batch.add(0, sql));
+    batch.add(0, sql);
+    batch.arrange({});
     state_->submit(batch, poll);
-    state_->count(1, 1, 0, 0);
+    state_->count(1, batch, 0, 0);
     return batch.works[0].result->outcome;
 }
 

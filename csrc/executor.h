@@ -4,13 +4,15 @@
 // which threads take runs that shrink towards the end (remaining / (4 x threads), at most 32): a
 // thread mostly stays on one database, whose connection is warm, and at the end no thread waits
 // for another's run. A popular database is split over all threads; a slow query holds back at most
-// the run it is in.
+// the run it is in. Batches of several callers share the pool: threads that find nothing left in
+// the oldest batch go on with the next, so a slow last query does not idle the others.
 //
 // Each thread owns its connections, at most `connections_per_thread` of them, the least recently
 // used closed first, so that ten thousand databases need few file handles.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -48,8 +50,9 @@ struct Judged {
 
 struct Verified {
     std::vector<Outcome> outcomes;
-    std::vector<uint32_t> gold;               // per item
-    std::vector<std::vector<Judged>> judged;  // per item, per candidate
+    std::vector<uint32_t> gold;     // per item: index of an outcome
+    std::vector<uint64_t> offsets;  // per item, and one more: where its candidates begin
+    std::vector<Judged> judged;     // per candidate, item after item
 };
 
 struct Counters {
@@ -65,26 +68,45 @@ struct Counters {
     std::array<int64_t, kStatusCount> statuses{};  // of the executions
 };
 
-// Thrown when the caller's poll asked to stop; the pool is idle again by then.
+// Thrown when the caller's poll asked to stop; nothing of the batch runs any more by then.
 struct Cancelled {};
+
+// Names a query of a batch under a comparison, which may change the text that runs.
+Digest query_digest(std::string_view path, std::string_view sql, Compare compare);
+
+// An outcome settled before the batch: the query is not run.
+struct Preset {
+    Digest query;
+    Status status;
+    std::string message;
+};
+
+// Written while a query runs, for another process to read after this one died. Lies in memory both
+// share; used by executors of one thread.
+struct RunningQuery {
+    std::atomic<int64_t> started_ns;  // std::chrono::steady_clock; 0 when idle
+    Digest query;
+};
 
 class Executor {
   public:
-    // Asked about twenty times a second from the calling thread; false stops the batch.
-    using Poll = std::function<bool()>;
+    // Asked about twenty times a second from the calling thread with the number of distinct queries
+    // done and to do; false stops the batch.
+    using Poll = std::function<bool(int64_t done, int64_t total)>;
 
     // `threads` >= 1. Throws std::runtime_error when SQLite is not attached yet.
     Executor(int threads, const Limits& limits, int connections_per_thread,
-             int64_t gold_cache_bytes);
+             int64_t gold_cache_bytes, RunningQuery* running = nullptr);
     ~Executor();
     Executor(const Executor&) = delete;
     Executor& operator=(const Executor&) = delete;
 
-    // Batches of several callers run one after the other.
+    // Callable from several threads at once. `reverse` visits tables backwards wherever the query
+    // leaves the order open (needs SQLite 3.46; older libraries give a database error).
     Executed execute(const std::vector<std::string>& paths, const std::vector<Query>& queries,
-                     const Poll& poll);
+                     bool reverse, const std::vector<Preset>& presets, const Poll& poll);
     Verified verify(const std::vector<std::string>& paths, const std::vector<Item>& items,
-                    const Poll& poll);
+                    Compare compare, const std::vector<Preset>& presets, const Poll& poll);
     Outcome rows(const std::string& path, std::string_view sql, Table& table, const Poll& poll);
 
     Counters counters() const;

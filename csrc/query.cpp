@@ -89,7 +89,13 @@ class Execution {
     // Words the failure `rc` of the library.
     void end_with_error(int rc) {
         const std::string message = sqlite3_errmsg(connection_.handle());
-        switch (connection_.watch.stop) {
+        Watch::Stop stop = connection_.watch.stop;
+        if (stop == Watch::Stop::None && (rc & 0xff) == SQLITE_INTERRUPT) {
+            // The watchdog's: past the deadline, or the batch is cancelled.
+            stop = wanted_.cancelled != nullptr && *wanted_.cancelled ? Watch::Stop::Cancel
+                                                                      : Watch::Stop::Time;
+        }
+        switch (stop) {
             case Watch::Stop::Steps:
                 return end(Status::StepBudget, "stopped after the budget of " +
                                                    std::to_string(limits_.steps) + " steps");

@@ -30,14 +30,16 @@ enum class Status : uint8_t {
     TimeBudget,
     TooLarge,
     DatabaseError,
+    Crashed,  // its process died; only ever a preset
 };
-constexpr int kStatusCount = 10;
+constexpr int kStatusCount = 11;
 
 inline bool ran(Status status) { return status == Status::Ok || status == Status::Empty; }
 
 // True when running the same text on the same file again must end the same way.
 inline bool repeatable(Status status) {
-    return status != Status::TimeBudget && status != Status::DatabaseError;
+    return status != Status::TimeBudget && status != Status::DatabaseError &&
+           status != Status::Crashed;
 }
 
 // How a candidate's rows are compared with the gold's; docs/comparison.md states the rules.

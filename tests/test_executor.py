@@ -539,7 +539,7 @@ def test_arguments_out_of_range_are_usage_errors(arguments: dict[str, int]) -> N
 
 def test_wrong_shapes_are_refused_with_a_message(executor: Executor, database: Path) -> None:
     with pytest.raises(UsageError, match="bag"):
-        executor.verify([], compare="spider")  # type: ignore[arg-type]
+        executor.verify([], compare="exact")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(database, sql\)"):
         executor.execute([(database, "SELECT 1", "x")])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="not one text"):
@@ -548,8 +548,8 @@ def test_wrong_shapes_are_refused_with_a_message(executor: Executor, database: P
         executor.execute([(database, 3)])  # type: ignore[list-item]
     with pytest.raises(UsageError, match="steps"):
         Limits(steps=0)
-    assert executor.execute([]) == []
-    assert executor.verify([]) == []
+    assert list(executor.execute([])) == []
+    assert list(executor.verify([])) == []
     assert executor.verify([(database, "SELECT 1", [])]) == [[]]
 
 

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spftcore.errors import SpftError, UsageError
 from spftcore.verify.native import attached_module
-from spftcore.verify.outcomes import DEFAULT_LIMITS, Judgement, Limits, Outcome, Status, Verdict
+from spftcore.verify.outcomes import DEFAULT_LIMITS, Judgement, Limits, Status
+from spftcore.verify.results import Outcomes, Verdicts
 
-_STATUSES = tuple(Status)
-_VERDICTS = tuple(Verdict)
+if TYPE_CHECKING:
+    from spftcore.verify.stability import Stability
 
-# By the numbers of `Reason` in csrc/types.h.
-_REASONS = (
-    "same result",
-    "gold did not run: {gold.message}",
-    "candidate undecided: {candidate.message}",
-    "candidate did not run: {candidate.message}",
-    "number of columns differs: {candidate.columns}, gold {gold.columns}",
-    "number of rows differs: {candidate.rows}, gold {gold.rows}",
-    "rows differ",
-    "order of rows differs",
-)
-_PLAIN_REASONS = frozenset((0, 6, 7))
+Item = tuple[str | Path, str, Sequence[str]]
+Compare = Literal["bag", "spider", "bird", "soft_f1"]
+# Called about 25 times a second with the distinct queries done and to do.
+Progress = Callable[[int, int], None]
 
-
-def _outcome(fields: tuple[Any, ...]) -> Outcome:
-    return Outcome(_STATUSES[fields[0]], *fields[1:])
+# By the numbers of `Compare` in csrc/types.h.
+_COMPARISONS = ("bag", "spider", "bird", "soft_f1")
 
 
 class Executor:
@@ -46,6 +41,7 @@ class Executor:
         limits: bounds on each query.
         connections_per_thread: open databases each thread keeps.
         gold_cache_bytes: memory for results of golds across batches; 0 keeps none.
+        families: folder with the test suites, `<database id>/*.sqlite`, for `on="family"`.
 
     Raises:
         SpftError: the C++ module or apsw is missing.
@@ -58,6 +54,7 @@ class Executor:
         limits: Limits = DEFAULT_LIMITS,
         connections_per_thread: int = 16,
         gold_cache_bytes: int = 64 << 20,
+        families: str | Path | None = None,
     ) -> None:
         if threads < 0 or threads > 1024:
             raise UsageError(f"threads must be between 0 and 1024, not {threads}.")
@@ -70,6 +67,8 @@ class Executor:
         module = attached_module()
         self.limits = limits
         self._process = os.getpid()
+        self._families = None if families is None else Path(families)
+        self._members: dict[str, list[Path]] = {}
         self._native: Any = module.Executor(
             threads=threads or _usable_cores(),
             steps=limits.steps,
@@ -98,51 +97,137 @@ class Executor:
         """Size of the pool."""
         return int(self._usable().threads)
 
-    def execute(self, queries: Sequence[tuple[str | Path, str]]) -> list[Outcome]:
+    def execute(
+        self,
+        queries: Sequence[tuple[str | Path, str]],
+        *,
+        reverse: bool = False,
+        progress: Progress | None = None,
+    ) -> Outcomes:
         """Runs each (database file, SQL) and returns its outcome, in the order given.
+
+        Args:
+            queries: what to run.
+            reverse: visit tables backwards wherever a query leaves the order open, to see whether
+                its result hangs on that.
+            progress: called now and then; what it raises stops the batch.
 
         Raises:
             KeyboardInterrupt: Ctrl-C; the batch is stopped, the executor stays usable.
         """
-        raw, of_query = self._usable().execute(queries)
-        outcomes = [_outcome(fields) for fields in raw]
-        return [outcomes[i] for i in of_query]
+        distinct, of_query = self._usable().execute(queries, reverse, (), progress)
+        return Outcomes(distinct, of_query)
 
     def verify(
         self,
-        items: Sequence[tuple[str | Path, str, Sequence[str]]],
-        compare: Literal["bag"] = "bag",
-    ) -> list[list[Judgement]]:
+        items: Sequence[Item],
+        compare: Compare = "bag",
+        *,
+        on: Literal["file", "family"] = "file",
+        progress: Progress | None = None,
+    ) -> Verdicts:
         """Judges each candidate of each (database file, gold SQL, candidates).
 
         Args:
             items: what to judge; candidates of one item may repeat.
-            compare: `bag`: rows as a multiset, columns by position; where the gold's outermost
-                query has ORDER BY, order counts between rows that differ in its sort keys.
+            compare: `bag` (rows as a multiset, order where the gold asks for one), or what the
+                official evaluators decide: `spider` (columns in any order), `bird` (rows as a set),
+                `soft_f1` (BIRD's F1 over cells). `docs/comparison.md` states the rules.
+            on: `file` alone, or the file and its `family` of variants: right only where right on
+                all of them.
+            progress: called now and then; what it raises stops the batch.
 
         Returns:
             One list per item, one judgement per candidate. A gold that does not run, and a
             candidate stopped by the clock or by its database, are UNJUDGED.
 
         Raises:
+            UsageError: an unknown comparison, or `on="family"` without `families`.
             KeyboardInterrupt: Ctrl-C; the batch is stopped, the executor stays usable.
         """
-        if compare != "bag":
-            raise UsageError(f"Unknown comparison {compare!r}; the one there is is 'bag'.")
-        raw, judged = self._usable().verify(items)
-        outcomes = [_outcome(fields) for fields in raw]
-        results = []
-        for gold_index, row in judged:
-            gold = outcomes[gold_index]
-            judgements = []
-            for verdict, reason, both_empty, index in row:
-                candidate = outcomes[index]
-                text = _REASONS[reason]
-                if reason not in _PLAIN_REASONS:
-                    text = text.format(gold=gold, candidate=candidate)
-                judgements.append(Judgement(_VERDICTS[verdict], candidate, gold, both_empty, text))
-            results.append(judgements)
-        return results
+        if compare not in _COMPARISONS:
+            raise UsageError(
+                f"Unknown comparison {compare!r}; there are {', '.join(_COMPARISONS)}."
+            )
+        if on == "family":
+            databases = [self._family(database) for database, _, _ in items]
+        else:
+            databases = [(database,) for database, _, _ in items]
+        asked: Sequence[Item] = items
+        if on == "family":
+            asked = [
+                (member, gold, candidates)
+                for members, (_, gold, candidates) in zip(databases, items, strict=True)
+                for member in members
+            ]
+        columns = self._usable().verify(asked, _COMPARISONS.index(compare), (), progress)
+        return Verdicts(columns, databases)
+
+    def _family(self, database: str | Path) -> Sequence[str | Path]:
+        """The file and its variants, the file first."""
+        if self._families is None:
+            raise UsageError(
+                'on="family" needs the folder of the families: Executor(families=DIR). '
+                "`python -m spftcore.verify.families` makes one."
+            )
+        key = os.fspath(database)
+        if key not in self._members:
+            from spftcore.verify.families import family_of  # it is built on this module
+
+            self._members[key] = family_of(self._families, Path(key))
+        return (database, *self._members[key])
+
+    def stream(
+        self,
+        items: Iterable[Item],
+        compare: Compare = "bag",
+        *,
+        on: Literal["file", "family"] = "file",
+        chunk: int = 4096,
+    ) -> Iterator[list[Judgement]]:
+        """Judges more items than fit in memory, one list of judgements each, in order.
+
+        Two chunks are in the pool while a third is being read, so that the last slow query of one
+        does not idle the threads. Closing the iterator stops what is under way.
+
+        Args:
+            items: read as they are needed.
+            compare, on: as for `verify`.
+            chunk: items in one batch.
+        """
+        if chunk < 1:
+            raise UsageError(f"chunk must be at least 1, not {chunk}.")
+        source = iter(items)
+        stopped = False
+
+        def go_on(done: int, total: int) -> None:
+            if stopped:
+                raise SpftError("The stream was closed.")
+
+        pool = ThreadPoolExecutor(2)
+        under_way: deque[Future[Verdicts]] = deque()
+        try:
+            while True:
+                while len(under_way) < 2 and (batch := list(itertools.islice(source, chunk))):
+                    under_way.append(
+                        pool.submit(self.verify, batch, compare, on=on, progress=go_on)
+                    )
+                if not under_way:
+                    return
+                yield from under_way.popleft().result()
+        finally:
+            stopped = True
+            pool.shutdown(cancel_futures=True)
+
+    def stable(self, queries: Sequence[tuple[str | Path, str]]) -> list[Stability]:
+        """Tells for each query whether its result is determined by the data (`docs/stability.md`).
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+        """
+        from spftcore.verify.stability import stable  # it is built on this module
+
+        return stable(self, queries)
 
     def rows(self, database: str | Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows of one query under the same limits, for showing them.
@@ -150,10 +235,9 @@ class Executor:
         Raises:
             SpftError: the query does not run; the message says why.
         """
-        fields, names, rows = self._usable().rows(database, sql)
-        outcome = _outcome(fields)
-        if not outcome.ran:
-            raise SpftError(f"The query did not run ({outcome.status.name}): {outcome.message}")
+        status, message, names, rows = self._usable().rows(database, sql)
+        if status > Status.EMPTY:
+            raise SpftError(f"The query did not run ({Status(status).name}): {message}")
         return names, rows
 
     @property

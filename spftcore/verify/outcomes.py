@@ -56,6 +56,7 @@ class Status(enum.IntEnum):
     TIME_BUDGET = 7
     TOO_LARGE = 8  # rows, bytes, a value, the text or temporary storage over its limit
     DATABASE_ERROR = 9  # the file is missing, not a database, corrupt, or has a log beside it
+    CRASHED = 10  # the process that ran it died; only under isolation="process"
 
 
 class Verdict(enum.IntEnum):
@@ -106,6 +107,8 @@ class Judgement:
         candidate, gold: the two executions.
         both_empty: both ran and neither gave a row: weak evidence, whatever the verdict.
         reason: one phrase.
+        score: 1 when right, 0 when wrong or unjudged; under `soft_f1` the F1 in [0, 1].
+        database: the file it was judged on; of a family, the one that decided.
     """
 
     verdict: Verdict
@@ -113,3 +116,5 @@ class Judgement:
     gold: Outcome
     both_empty: bool
     reason: str
+    score: float
+    database: str

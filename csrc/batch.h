@@ -1,0 +1,75 @@
+// A batch: what is to run, who waits for it, and what to do when an item has all it needs.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "connection.h"
+#include "executor.h"
+#include "query.h"
+#include "types.h"
+
+namespace spft {
+
+// One distinct (database, text) of a batch.
+struct Work {
+    uint32_t database = 0;
+    std::string_view sql;
+    bool as_gold = false;
+    bool from_cache = false;
+    bool keep_rows = false;  // a candidate for an ordered gold
+    std::shared_ptr<Result> result;
+    Outcome outcome;  // of `result`, once that is let go
+    std::vector<Digest> rows;
+    std::vector<uint32_t> items;  // those that wait for it, once per mention
+};
+
+class Batch {
+  public:
+    Batch(const std::vector<std::string>& paths, Compare compare);
+
+    // The number of the work for this text; the same text on the same database is one work.
+    uint32_t add(uint32_t database, std::string_view sql);
+
+    // Settles works by their presets and lists the rest to be run, database after database.
+    void arrange(const std::vector<Preset>& presets);
+
+    // Takes the next run of `order`: [begin, end); false when nothing is left.
+    bool take(size_t threads, size_t& begin, size_t& end);
+    bool exhausted() const;
+
+    std::vector<DatabaseFile> files;
+    Compare compare;
+    bool reverse = false;
+    std::vector<Work> works;
+    std::vector<uint32_t> order;  // works to run
+    std::atomic<int64_t> done{0};
+    std::atomic<bool> cancelled{false};
+    size_t threads_inside = 0;             // guarded by the pool's mutex
+    std::function<void(uint32_t)> settle;  // called when a work has its result
+    Table* table = nullptr;
+
+  private:
+    struct Key {
+        uint32_t database;
+        std::string_view sql;
+        bool operator==(const Key&) const = default;
+    };
+    struct KeyHash {
+        size_t operator()(const Key& key) const {
+            return std::hash<std::string_view>()(key.sql) ^ (key.database * 0x9E3779B97F4A7C15ULL);
+        }
+    };
+    std::deque<std::string> texts_;  // those that the comparison rewrote
+    std::unordered_map<Key, uint32_t, KeyHash> index_;
+    std::atomic<size_t> cursor_{0};
+};
+
+}  // namespace spft
