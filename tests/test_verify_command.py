@@ -131,6 +131,55 @@ def test_the_step_budget_is_the_callers(run, tmp_path):
     assert (outcome["verdict"], outcome["status"]) == ("wrong", "step_budget")
 
 
+@pytest.mark.parametrize(
+    ("compare", "verdict", "score"),
+    [("bag", "wrong", 0.0), ("spider", "right", 1.0), ("bird", "wrong", 0.0)],
+)
+def test_the_comparison_is_the_callers(run, tmp_path, compare, verdict, score):
+    swapped = pair(
+        "a", "select name, city_id from city", prediction="select city_id, name from city"
+    )
+    _, out, _, [outcome] = run(write(tmp_path / "pairs.jsonl", [swapped]), "--compare", compare)
+    assert (outcome["verdict"], outcome["score"]) == (verdict, score)
+    assert f"judged, {compare})" in out
+
+
+def test_soft_f1_shows_its_mean(run, tmp_path):
+    # One of the gold's two columns: tp 1/2, fn 1/2, fp 0; precision 1, recall 1/2, F1 2/3.
+    half = pair("a", "select 'x', 'y'", prediction="select 'x'")
+    _, out, _, [outcome] = run(write(tmp_path / "pairs.jsonl", [half]), "--compare", "soft_f1")
+    assert outcome["score"] == pytest.approx(2 / 3)
+    assert "66.7" in out
+
+
+def test_an_unstable_gold_leaves_its_pair_unjudged(run, tmp_path):
+    tie = "select guest from visit order by length(guest) desc limit 1"  # Noor and Lima tie
+    pairs = [pair("tie", tie, prediction=tie), pair("fine", COUNT, prediction=COUNT)]
+    _, out, _, outcomes = run(write(tmp_path / "pairs.jsonl", pairs), "--stable")
+    assert [(o["id"], o["verdict"], o["stable"]) for o in outcomes] == [
+        ("tie", "unjudged", False),
+        ("fine", "right", True),
+    ]
+    assert "gold is unstable" in outcomes[0]["reason"]
+    assert "right 1 · wrong 0 · unjudged 1" in out
+    assert "stable 1 · unstable 1 (ties 1)" in out
+
+
+def test_a_family_catches_what_one_database_lets_pass(run, tmp_path, databases):
+    variant = tmp_path / "families" / "travel"
+    variant.mkdir(parents=True)
+    (variant / "v1.sqlite").write_bytes((databases / "travel.sqlite").read_bytes())
+    connection = sqlite3.connect(variant / "v1.sqlite")
+    connection.execute("delete from city where city_id = 4")
+    connection.commit()
+    connection.close()
+    pairs = write(tmp_path / "pairs.jsonl", [pair("a", COUNT, prediction="select 4")])
+    assert [o["verdict"] for o in run(pairs)[3]] == ["right"]
+    _, _, _, [outcome] = run(pairs, "--families", tmp_path / "families")
+    assert outcome["verdict"] == "wrong"
+    assert outcome["judged_on"].endswith("v1.sqlite")
+
+
 # -- file formats -------------------------------------------------------------------------------
 
 

@@ -10,10 +10,10 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -34,6 +34,7 @@ from spftcore.verify.report import (
     print_cost,
     print_golds,
 )
+from spftcore.verify.stability import Stability, stable
 
 COMPARISONS = ("bag", "spider", "bird", "soft_f1")
 
@@ -83,6 +84,12 @@ def parser() -> OptionParser:
     )
     judging = options.add_argument_group("judging")
     judging.add_argument("--compare", choices=COMPARISONS, default="bag", help="default: bag")
+    judging.add_argument(
+        "--stable",
+        action="store_true",
+        help="probe whether each gold's result hangs on ties and the like; such pairs stay "
+        "unjudged",
+    )
     judging.add_argument(
         "--skip-missing",
         action="store_true",
@@ -199,28 +206,31 @@ def judge(
     Returns:
         Seconds spent inside the executor.
     """
-    options: dict[str, Any] = {"on": "family"} if arguments.families else {}
+    on: Literal["file", "family"] = "family" if arguments.families else "file"
     seconds = 0.0
     task = progress.add_task("judging", total=total)
     with OutcomeFile(arguments.output) if arguments.output else nullcontext() as output:
         for batch in source.batches():
-            records: list[dict[str, Any]] = []
+            records: Iterable[dict[str, Any]]
             start = time.perf_counter()
+            golds = [(source.paths[item.database], item.gold) for item in batch]
+            stability = stable(executor, golds) if arguments.stable else []
+            one_each: Sequence[Stability | None] = stability or [None] * len(batch)
             if answers:
-                asked = [(source.paths[i.database], i.gold, i.answers) for i in batch]
-                judged = executor.verify(asked, compare=arguments.compare, **options)
+                asked = [(*gold, item.answers) for gold, item in zip(golds, batch, strict=True)]
+                judged = executor.verify(asked, compare=arguments.compare, on=on)
                 seconds += time.perf_counter() - start
-                for item, judgements in zip(batch, judged, strict=True):
-                    tally.add(item, judgements)
-                    if output:
-                        records += [answer_record(item, n, j) for n, j in enumerate(judgements)]
+                tally.add_answers(batch, judged, stability)
+                records = (
+                    answer_record(item, number, judgement, known)
+                    for item, judgements, known in zip(batch, judged, one_each, strict=True)
+                    for number, judgement in enumerate(judgements)
+                )
             else:
-                outcomes = executor.execute([(source.paths[i.database], i.gold) for i in batch])
+                outcomes = executor.execute(golds)
                 seconds += time.perf_counter() - start
-                for item, outcome in zip(batch, outcomes, strict=True):
-                    tally.add_gold(item, outcome)
-                    if output:
-                        records.append(gold_record(item, outcome))
+                tally.add_golds(batch, outcomes, stability)
+                records = map(gold_record, batch, outcomes, one_each)
             if output:
                 output.write(records)
             progress.advance(task, len(batch))
@@ -233,14 +243,14 @@ def run(arguments: argparse.Namespace, console: Console, errors: Console, tally:
     source = Source(arguments)
     total, left_out, answers = source.check()
     options: dict[str, Any] = {}
-    if arguments.families:
-        options["families"] = arguments.families
     if arguments.isolation != "thread":
         options["isolation"] = arguments.isolation
     limits = Limits(steps=arguments.steps, seconds=arguments.seconds)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
-        Executor(threads=arguments.threads, limits=limits, **options) as executor,
+        Executor(
+            threads=arguments.threads, limits=limits, families=arguments.families, **options
+        ) as executor,
         Progress(
             *columns,
             TimeRemainingColumn(),

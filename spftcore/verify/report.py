@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +22,12 @@ from rich.table import Table
 from spftcore.errors import SpftError
 from spftcore.verify.outcomes import Judgement, Outcome, Status, Verdict
 from spftcore.verify.records import Item
+from spftcore.verify.results import Outcomes, Verdicts
+
+if TYPE_CHECKING:
+    from spftcore.verify.stability import Stability
+
+_Kind = TypeVar("_Kind", Status, Verdict)
 
 SHOWN_DATABASES = 10
 SHOWN_FAILURES = 5
@@ -28,14 +37,15 @@ LONGEST_MESSAGE = 100  # characters of a message in the table; the file has all 
 class Tally:
     """Counts over all pairs; its size does not grow with their number.
 
-    Accuracy is that of the first answer of each pair; further samples count in `any_right`.
+    Accuracy is that of the first answer of each pair; further samples count in `any_right`. A pair
+    whose gold is unstable counts as unjudged.
     """
 
     def __init__(self) -> None:
         self.pairs = 0
-        self.candidates = 0
+        self.answers = 0
         self.verdicts: Counter[Verdict] = Counter()  # first answers
-        self.statuses: Counter[Status] = Counter()  # all answers, or the golds where alone
+        self.statuses: Counter[Status] = Counter()  # all answers
         self.gold_statuses: Counter[Status] = Counter()
         self.both_empty = 0  # first answers that are right on two empty results
         self.any_right = 0
@@ -43,39 +53,63 @@ class Tally:
         self.score = 0.0  # sum over the judged first answers
         self.by_database: dict[str, Counter[Verdict]] = {}
         self.failing_golds: list[tuple[Item, Outcome]] = []  # the first few
+        self.causes: Counter[str] = Counter()  # why golds are unstable; '' when it is not known
+        self.probed = 0  # golds whose stability was asked for
 
-    def add(self, item: Item, judgements: Sequence[Judgement]) -> None:
-        """Counts one pair's answers."""
-        first = judgements[0]
-        self._add_gold(item, first.gold)
-        self.candidates += len(judgements)
-        self.verdicts[first.verdict] += 1
-        self.both_empty += first.both_empty and first.verdict is Verdict.RIGHT
-        if first.verdict is not Verdict.UNJUDGED:
-            self.score += score(first)
-        self.by_database.setdefault(item.database, Counter())[first.verdict] += 1
-        for judgement in judgements:
-            self.statuses[judgement.candidate.status] += 1
-        verdicts = {judgement.verdict for judgement in judgements}
-        self.any_right += Verdict.RIGHT in verdicts
-        self.any_judged += verdicts != {Verdict.UNJUDGED}
+    def add_answers(
+        self, items: Sequence[Item], judged: Verdicts, stability: Sequence[Stability]
+    ) -> None:
+        """Counts a batch of judged answers; `stability` of the golds may be empty."""
+        first = judged.offsets[:-1]
+        fit = self._add_golds(items, judged.golds, first, stability)
+        verdict = judged.verdict.copy()
+        verdict[np.repeat(~fit, np.diff(judged.offsets))] = Verdict.UNJUDGED
+        of_first = verdict[first]
+        _count(self.verdicts, Verdict, of_first)
+        _count(self.statuses, Status, judged.candidates.status)
+        self.answers += len(verdict)
+        self.both_empty += int((judged.both_empty[first] & (of_first == Verdict.RIGHT)).sum())
+        self.score += float(judged.score[first][of_first != Verdict.UNJUDGED].sum(dtype=float))
+        right = np.logical_or.reduceat(verdict == Verdict.RIGHT, first)
+        decided = np.logical_or.reduceat(verdict != Verdict.UNJUDGED, first)
+        self.any_right += int(right.sum())
+        self.any_judged += int(decided.sum())
+        for item, number in zip(items, of_first.tolist(), strict=True):
+            self.by_database.setdefault(item.database, Counter())[Verdict(number)] += 1
 
-    def add_gold(self, item: Item, outcome: Outcome) -> None:
-        """Counts one gold that is judged alone."""
-        self._add_gold(item, outcome)
-        verdict = Verdict.RIGHT if outcome.ran else Verdict.WRONG
-        self.by_database.setdefault(item.database, Counter())[verdict] += 1
+    def add_golds(
+        self, items: Sequence[Item], outcomes: Outcomes, stability: Sequence[Stability]
+    ) -> None:
+        """Counts a batch of golds that are run alone."""
+        self._add_golds(items, outcomes, np.arange(len(items)), stability)
+        for item, ran in zip(items, outcomes.ran.tolist(), strict=True):
+            verdict = Verdict.RIGHT if ran else Verdict.WRONG
+            self.by_database.setdefault(item.database, Counter())[verdict] += 1
 
-    def _add_gold(self, item: Item, outcome: Outcome) -> None:
-        self.pairs += 1
-        self.gold_statuses[outcome.status] += 1
-        if not outcome.ran and len(self.failing_golds) < SHOWN_FAILURES:
-            self.failing_golds.append((item, outcome))
+    def _add_golds(
+        self,
+        items: Sequence[Item],
+        outcomes: Outcomes,
+        index: NDArray[np.int64],
+        stability: Sequence[Stability],
+    ) -> NDArray[np.bool_]:
+        """Counts golds, item i's being `outcomes[index[i]]`; says which are not unstable."""
+        self.pairs += len(items)
+        status = outcomes.status[index]
+        _count(self.gold_statuses, Status, status)
+        for i in np.flatnonzero(status > Status.EMPTY)[: SHOWN_FAILURES - len(self.failing_golds)]:
+            self.failing_golds.append((items[i], outcomes[int(index[i])]))
+        self.probed += len(stability)
+        self.causes.update(one.cause for one in stability if not one.verdict)
+        if not stability:
+            return np.ones(len(items), bool)
+        return np.array([one.verdict is not False for one in stability])
 
 
-def score(judgement: Judgement) -> float:
-    """The judgement's score between 0 and 1: soft-F1 where that is the comparison."""
-    return float(getattr(judgement, "score", judgement.verdict is Verdict.RIGHT))
+def _count(counts: Counter[_Kind], kind: type[_Kind], numbers: NDArray[np.uint8]) -> None:
+    for number, times in enumerate(np.bincount(numbers)):
+        if times:
+            counts[kind(number)] += int(times)
 
 
 # -- the table ----------------------------------------------------------------------------------
@@ -98,11 +132,11 @@ def print_answers(console: Console, tally: Tally, compare: str) -> None:
             table.add_row("mean soft-F1", f"{100 * tally.score / estimate.total:.1f}")
     else:
         table.add_row("execution accuracy", "none: no pair could be judged")
-    if tally.candidates > tally.pairs:
+    if tally.answers > tally.pairs:
         table.add_row(
             "any answer right",
             f"{_share(tally.any_right, tally.any_judged)}  ({tally.any_right:,} of "
-            f"{tally.any_judged:,} pairs; {tally.candidates:,} answers)",
+            f"{tally.any_judged:,} pairs; {tally.answers:,} answers)",
         )
     unjudged = tally.verdicts[Verdict.UNJUDGED]
     table.add_row("verdicts", f"right {right:,} · wrong {wrong:,} · unjudged {unjudged:,}")
@@ -110,6 +144,7 @@ def print_answers(console: Console, tally: Tally, compare: str) -> None:
         table.add_row("", f"{tally.both_empty:,} right on two empty results: weak evidence")
     table.add_row("answers", _statuses(tally.statuses))
     table.add_row("golds", _statuses(tally.gold_statuses))
+    _add_stability(table, tally)
     console.print(table)
     _print_databases(console, tally, "right")
     _print_failing_golds(console, tally)
@@ -123,6 +158,7 @@ def print_golds(console: Console, tally: Tally) -> None:
         "golds that run", f"[bold]{_share(ran, tally.pairs)}[/]  ({ran:,} of {tally.pairs:,})"
     )
     table.add_row("golds", _statuses(tally.gold_statuses))
+    _add_stability(table, tally)
     console.print(table)
     if ran < tally.pairs:
         _print_databases(console, tally, "run")
@@ -149,6 +185,18 @@ def _table(*headers: str) -> Table:
     for number, header in enumerate(headers):
         table.add_column(header, justify="right" if number and any(headers) else "left")
     return table
+
+
+def _add_stability(table: Table, tally: Tally) -> None:
+    if not tally.probed:
+        return
+    unknown = tally.causes[""]
+    unstable = tally.causes.total() - unknown
+    text = f"stable {tally.probed - unstable - unknown:,} · unstable {unstable:,}"
+    if unstable:
+        causes = (f"{name} {n:,}" for name, n in tally.causes.most_common() if name)
+        text += f" ({', '.join(causes)})"
+    table.add_row("stability", f"{text} · unknown {unknown:,}" if unknown else text)
 
 
 def _share(part: int, whole: int) -> str:
@@ -219,12 +267,12 @@ class OutcomeFile:
 
     def __enter__(self) -> OutcomeFile:
         try:
-            self._file = self._partial.open("w", encoding="utf-8")
+            self._file = self._partial.open("w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise self._unwritable(error) from None
         return self
 
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds lines."""
         assert self._file is not None
         try:
@@ -260,8 +308,17 @@ class OutcomeFile:
         )
 
 
-def answer_record(item: Item, number: int, judgement: Judgement) -> dict[str, Any]:
+def answer_record(
+    item: Item, number: int, judgement: Judgement, stability: Stability | None
+) -> dict[str, Any]:
     """One line of the file: answer `number` (from 0) of a pair, and its gold."""
+    if stability is not None and stability.verdict is False:
+        judgement = replace(
+            judgement,
+            verdict=Verdict.UNJUDGED,
+            score=0.0,
+            reason=f"gold is unstable: {stability.message}",
+        )
     return {
         "id": item.id,
         "database": item.database,
@@ -269,14 +326,16 @@ def answer_record(item: Item, number: int, judgement: Judgement) -> dict[str, An
         "sql": item.answers[number],
         "verdict": judgement.verdict.name.lower(),
         "reason": judgement.reason,
-        "score": score(judgement),
+        "score": judgement.score,
         "both_empty": judgement.both_empty,
+        "judged_on": judgement.database,
         **_fields(judgement.candidate, ""),
         **_fields(judgement.gold, "gold_"),
+        **_stability(stability),
     }
 
 
-def gold_record(item: Item, outcome: Outcome) -> dict[str, Any]:
+def gold_record(item: Item, outcome: Outcome, stability: Stability | None) -> dict[str, Any]:
     """One line of the file when the golds are judged alone."""
     return {
         "id": item.id,
@@ -284,6 +343,18 @@ def gold_record(item: Item, outcome: Outcome) -> dict[str, Any]:
         "sql": item.gold,
         **_fields(outcome, ""),
         "all_null": outcome.all_null,
+        **_stability(stability),
+    }
+
+
+def _stability(stability: Stability | None) -> dict[str, Any]:
+    if stability is None:
+        return {}
+    return {
+        "stable": stability.verdict,
+        "unstable_cause": stability.cause,
+        "stability_message": stability.message,
+        "stability_probe": stability.probe,
     }
 
 
