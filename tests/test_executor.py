@@ -550,7 +550,7 @@ def test_wrong_shapes_are_refused_with_a_message(executor: Executor, database: P
         Limits(steps=0)
     assert list(executor.execute([])) == []
     assert list(executor.verify([])) == []
-    assert executor.verify([(database, "SELECT 1", [])]) == [[]]
+    assert list(executor.verify([(database, "SELECT 1", [])])) == [[]]
 
 
 # Real data
