@@ -69,3 +69,32 @@ TEST(broken_texts_are_read_without_harm) {
     }
     CHECK(true);
 }
+
+TEST(what_spiders_evaluator_runs) {
+    const auto same = [](const char* sql, const char* expected) {
+        CHECK_EQUAL(spft::spider_text(sql), std::string(expected));
+    };
+    same("SELECT a FROM t", "SELECT a FROM t");
+    same("SELECT DISTINCT a FROM t", "SELECT  a FROM t");
+    same("select count( distinct a ), distinctive FROM t",
+         "select count(  a ), distinctive FROM t");
+    same("SELECT count(DISTINCT(a))", "SELECT count((a))");
+    same("SELECT 'distinct', \"distinct\", [distinct], `distinct` -- distinct",
+         "SELECT 'distinct', \"distinct\", [distinct], `distinct` -- distinct");
+    same("a > = 1 AND b < = 2 AND c ! = 3 AND d >  = 4",
+         "a >= 1 AND b <= 2 AND c != 3 AND d >  = 4");
+    same("SELECT 'x > = y', a >", "SELECT 'x >= y', a >");
+    same("WHERE y = year( curdate ()) AND 1", "WHERE y = 2020AND 1");
+    same("WHERE y = YEAR(CURDATE())", "WHERE y = 2020");
+    same("yearcurdate() year(curdate(1))", "yearcurdate() year(curdate(1))");
+    same("", "");
+}
+
+TEST(spiders_rule_for_order_looks_at_the_letters) {
+    CHECK(spft::spider_ordered("SELECT a FROM t Order By b"));
+    CHECK(spft::spider_ordered("SELECT a FROM (SELECT a FROM t ORDER BY b)"));
+    CHECK(spft::spider_ordered("SELECT 'order by'"));
+    CHECK(!spft::spider_ordered("SELECT a FROM t ORDER  BY b"));
+    CHECK(!spft::spider_ordered("SELECT a FROM t ORDER\nBY b"));
+    CHECK(!spft::spider_ordered("SELECT a FROM orders"));
+}
