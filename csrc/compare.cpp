@@ -32,7 +32,7 @@ bool same_order(const Result& gold, const std::vector<Digest>& rows) {
     return true;
 }
 
-Judgement bag(const Result& gold, const Result& candidate, const std::vector<Digest>& rows) {
+Judgement judge_bag(const Result& gold, const Result& candidate, const std::vector<Digest>& rows) {
     const Outcome& g = gold.outcome;
     const Outcome& c = candidate.outcome;
     const bool both_empty = g.rows == 0 && c.rows == 0;
@@ -57,7 +57,7 @@ Digest row_digest(const Result& result, size_t row) {
     return siphash128(result.cells.data() + row * columns, columns * sizeof(Digest));
 }
 
-Judgement bird(const Result& gold, const Result& candidate) {
+Judgement judge_bird(const Result& gold, const Result& candidate) {
     if (gold.outcome.columns != candidate.outcome.columns) return wrong(Reason::ColumnsDiffer);
     DigestSet expected;
     for (size_t i = 0; i < rows_of(gold); ++i) expected.insert(row_digest(gold, i));
@@ -89,7 +89,7 @@ size_t missing(const Digest* values, size_t count, const Digest* others, size_t 
 
 // Counts are kept in whole numbers of 1 / (the gold's columns), where an unpaired row counts as
 // many as the gold has columns: F1 = 2 tp / (2 tp + fp + fn) then has no rounding but the last.
-Judgement soft_f1(const Result& gold, const Result& candidate) {
+Judgement judge_soft_f1(const Result& gold, const Result& candidate) {
     const std::vector<size_t> expected = distinct_rows(gold);
     const std::vector<size_t> found = distinct_rows(candidate);
     const size_t gold_columns = columns_of(gold);
@@ -114,7 +114,7 @@ Judgement soft_f1(const Result& gold, const Result& candidate) {
     return judgement;
 }
 
-Judgement spider(const Result& gold, const Result& candidate) {
+Judgement judge_spider(const Result& gold, const Result& candidate) {
     if (gold.outcome.columns != candidate.outcome.columns) return wrong(Reason::ColumnsDiffer);
     if (gold.outcome.rows != candidate.outcome.rows) return wrong(Reason::RowCountDiffers);
     const Grid expected{gold.cells.data(), rows_of(gold), columns_of(gold)};
@@ -145,17 +145,17 @@ Judgement judge(Compare mode, const Result& gold, const Result& candidate,
     if (!ran(c.status)) return wrong(Reason::CandidateDidNotRun);
     const bool both_empty = g.rows == 0 && c.rows == 0;
     if (&gold == &candidate) return right(both_empty);
-    if (mode == Compare::Bag) return bag(gold, candidate, rows);
+    if (mode == Compare::Bag) return judge_bag(gold, candidate, rows);
     // The official evaluators look at no columns where there are no rows.
     if (both_empty) return right(true);
     if (g.columns == c.columns && gold.cells == candidate.cells) return right(false);
     switch (mode) {
         case Compare::Bird:
-            return bird(gold, candidate);
+            return judge_bird(gold, candidate);
         case Compare::SoftF1:
-            return soft_f1(gold, candidate);
+            return judge_soft_f1(gold, candidate);
         default:
-            return spider(gold, candidate);
+            return judge_spider(gold, candidate);
     }
 }
 

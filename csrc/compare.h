@@ -22,9 +22,4 @@ struct Judgement {
 Judgement judge(Compare mode, const Result& gold, const Result& candidate,
                 const std::vector<Digest>& rows);
 
-inline Judgement judge_bag(const Result& gold, const Result& candidate,
-                           const std::vector<Digest>& rows) {
-    return judge(Compare::Bag, gold, candidate, rows);
-}
-
 }  // namespace spft
