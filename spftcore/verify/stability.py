@@ -114,6 +114,9 @@ def stable(executor: Executor, queries: Sequence[tuple[str | Path, str]]) -> lis
     _run(executor, todo)
     _probe_clock(executor, [c for c in todo if c.result is None])
     _probe_texts(executor, [c for c in todo if c.result is None])
+    _probe_groups(
+        executor, [c for c in todo if c.result is None and "bare column" in c.order_causes]
+    )
     _probe_copies(executor, [c for c in todo if c.result is None and c.order_causes])
     for case in todo:
         if case.result is None:
@@ -225,6 +228,8 @@ def _cut_queries(case: _Case, schema: _Schema) -> Iterator[Query]:
             causes.append("limit")
             inner_order_counts = True
             cut = False
+        if cut and query.offset:
+            causes.append("ties" if query.order else "limit")
         if cut or (query.order and query.role != "outer" and inner_order_counts):
             yield query
     case.order_causes = causes
@@ -251,7 +256,9 @@ def _variants(structure: Structure, query: Query, width: int) -> Iterator[tuple[
     """
     cause = "ties" if query.order else "limit" if query.limit else "subquery"
     columns = range(1, min(width, _MOST_TERMS) + 1)
-    orders = [list(columns), *([k, *columns] for k in columns[1:8])]
+    orders = [list(columns)]
+    if query.role != "outer" or query.offset:
+        orders += [[k, *columns] for k in columns[1:8]]
     for order in orders:
         for direction in ("ASC", "DESC"):
             terms = ", ".join(f"{k} COLLATE BINARY {direction}" for k in order)
@@ -289,6 +296,26 @@ def _view_hangs_on_order(schema: _Schema, name: str) -> bool:
     return any(q.limit or q.role == "scalar" for q in structure.queries) or bool(
         _order_causes(structure, rest)
     )
+
+
+def _probe_groups(executor: Executor, cases: list[_Case]) -> None:
+    """Clears queries whose bare columns have one value in each group: they need no copy.
+
+    With the least and with the greatest value in place of each bare column the results are the
+    same bag exactly when no group of the result has two values: each column's least is at most
+    its greatest, and two such lists of equal content are equal one by one.
+    """
+    asked = []
+    for case in cases:
+        structure = _structure(case)
+        shown = structure.shows_bare(structure.outer)
+        inner = [q for q in structure.queries if q is not structure.outer]
+        if shown and not any(structure.bare_columns(q, core) for q in inner for core in q.cores):
+            asked.append((case, [structure.with_extremes(shown, f) for f in ("min", "max")]))
+    outcomes = executor.execute([(case.database, text) for case, texts in asked for text in texts])
+    for (case, _), least, greatest in zip(asked, outcomes[::2], outcomes[1::2], strict=True):
+        if least.ran and greatest.ran and least.fingerprint == greatest.fingerprint:
+            case.order_causes.remove("bare column")
 
 
 def _schemas(executor: Executor, cases: list[_Case]) -> dict[str, _Schema]:

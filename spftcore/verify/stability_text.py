@@ -88,7 +88,7 @@ class Query:
         role: what its rows are used for; `scalar` means SQLite takes the first row alone.
         start, end: its tokens, parentheses excluded.
         edit_at: character offset at which an ordering term, or ORDER BY itself, can be inserted.
-        order, limit: whether it has these clauses itself.
+        order, limit, offset: whether it has these clauses itself; `LIMIT 2, 3` has an offset.
         recursive: a member of WITH RECURSIVE.
     """
 
@@ -98,6 +98,7 @@ class Query:
     edit_at: int = 0
     order: bool = False
     limit: bool = False
+    offset: bool = False
     recursive: bool = False
     cores: list[Core] = field(default_factory=list)
 
@@ -105,6 +106,17 @@ class Query:
     def editable(self) -> bool:
         """ORDER BY may follow: a SELECT, not VALUES."""
         return bool(self.cores)
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """A column outside aggregates at [start, end) of the text; name '*' or '(' for a subquery."""
+
+    clause: str
+    qualifier: str
+    name: str
+    start: int
+    end: int
 
 
 class Unreadable(Exception):
@@ -186,6 +198,8 @@ class Structure:
             elif opens == "LIMIT":
                 query.limit = True
                 query.edit_at = self.tokens[i - 1].end
+            elif clause == "LIMIT" and (word == "OFFSET" or token.text == ","):
+                query.offset = True
             i += 1
         close(end)
 
@@ -276,29 +290,53 @@ class Structure:
             return True
         return "GROUP" not in core.clauses and self.aggregated(core)
 
-    def bare_columns(self, query: Query, core: Core) -> list[str]:
+    def bare_columns(self, query: Query, core: Core) -> list[Bare]:
         """Columns an aggregated core shows, filters or cuts by although it does not group by them.
 
         A column counts as grouped by when GROUP BY names it, with the same qualifier or with none
         on one side. The list may hold columns that the grouped ones determine: it says what needs
-        a probe, not what is unstable.
+        a probe, not what is unstable. A subquery among the outputs counts as one, since it may
+        read such a column.
         """
         if not self.aggregated(core):
             return []
-        grouped = {(q, n) for q, n, _ in self._columns(*core.clauses.get("GROUP", (0, 0)))}
+        grouped = [
+            (c.qualifier, c.name) for c in self._columns(core.clauses.get("GROUP", (0, 0)), "GROUP")
+        ]
         bare = []
-        clauses = ["SELECT", "HAVING"] + (["ORDER"] if query.limit else [])
+        for clause in ("SELECT", "HAVING", "ORDER"):
+            if clause == "ORDER" and not query.limit:
+                continue  # the order of rows is not part of the result
+            for column in self._columns(core.clauses.get(clause, (0, 0)), clause):
+                if not any(
+                    column.name == name
+                    and (column.qualifier == qualifier or not column.qualifier or not qualifier)
+                    for qualifier, name in grouped
+                ):
+                    bare.append(column)
         aliases = self._aliases(core)
-        for clause in clauses:
-            for qualifier, name, text in self._columns(*core.clauses.get(clause, (0, 0))):
-                if clause != "SELECT" and not qualifier and name in aliases:
-                    continue
-                known = any(
-                    name == n and (qualifier == q or not qualifier or not q) for q, n in grouped
-                )
-                if not known and text not in bare:
-                    bare.append(text)
-        return bare
+        if any(column.clause == "SELECT" for column in bare):
+            return bare
+        return [c for c in bare if c.qualifier or c.name not in aliases]
+
+    def shows_bare(self, query: Query) -> list[Bare]:
+        """Bare columns of a query of which every group is a row that shows them, and only shows.
+
+        For these it can be said exactly whether they differ within a group that the result holds:
+        replace each by its least and by its greatest value and compare. Empty where a bare column
+        also decides which rows there are, where rows are merged, or for `*` and subqueries.
+        """
+        if len(query.cores) != 1:
+            return []
+        core = query.cores[0]
+        bare = self.bare_columns(query, core)
+        start, end = core.clauses["SELECT"]
+        numbered = query.limit and any(
+            self.tokens[i].kind == "number" for i in self.walk(*core.clauses.get("ORDER", (0, 0)))
+        )
+        plain = all(c.clause == "SELECT" and c.name not in ("*", "(") for c in bare)
+        merged = self._word(start) == "DISTINCT" or start == end
+        return bare if plain and not merged and not numbered else []
 
     def _aliases(self, core: Core) -> set[str]:
         span = core.clauses.get("SELECT", (0, 0))
@@ -317,32 +355,34 @@ class Structure:
         ends = ends or (before.kind == "name" and before.word not in _KEYWORDS - {"END", "NULL"})
         return ends and self.tokens[i].word not in _KEYWORDS
 
-    def _columns(self, start: int, end: int) -> Iterator[tuple[str, str, str]]:
-        """(qualifier, name, text) of each column outside aggregates; a star is a column '*'."""
+    def _columns(self, span: tuple[int, int], clause: str) -> Iterator[Bare]:
+        """Each column outside aggregates in tokens [start, end) of a clause."""
+        start, end = span
         skip_to = start
         for i in self.walk(start, end):
             if i < skip_to:
                 continue
             token = self.tokens[i]
             if token.text == "*" and self._is_star(i, start):
-                yield "", "*", "*"
-                continue
+                yield Bare(clause, "", "*", token.start, token.end)
+            elif token.text == "(" and i + 1 in self.by_start:
+                yield Bare(clause, "", "(", token.start, token.end)
             if token.kind not in ("name", "quoted") or token.word in _KEYWORDS:
                 continue
             if self.is_call(i):
                 if self.is_aggregate(i):
                     skip_to = self.closing[i + 1]
                 continue
-            if self._word(i - 1) in ("AS", "COLLATE") and i > start:
+            if i > start and self._word(i - 1) in ("AS", "COLLATE"):
                 continue
             if self._is_implicit_alias(i, start):
                 continue
             if i + 1 < end and self.tokens[i + 1].text == ".":
                 continue
-            qualifier = ""
-            if i - 1 > start and self.tokens[i - 1].text == ".":
-                qualifier = self.tokens[i - 2].plain
-            yield qualifier, token.plain, (f"{qualifier}." if qualifier else "") + token.plain
+            qualified = i - 1 > start and self.tokens[i - 1].text == "."
+            first = self.tokens[i - 2] if qualified else token
+            qualifier = first.plain if qualified else ""
+            yield Bare(clause, qualifier, token.plain, first.start, token.end)
 
     def _is_star(self, i: int, start: int) -> bool:
         before = self.tokens[i - 1]
@@ -374,6 +414,17 @@ class Structure:
     def words(self) -> frozenset[str]:
         """Every name in the text, in lower case without quotes."""
         return frozenset(t.plain for t in self.tokens if t.plain)
+
+    def with_extremes(self, columns: list[Bare], function: str) -> str:
+        """The text with `function(quote(column))` in place of each column.
+
+        `quote` maps NULL to a text too, which `min` and `max` would pass over.
+        """
+        sql = self.sql
+        for column in sorted(columns, key=lambda c: -c.start):
+            text = sql[column.start : column.end]
+            sql = f"{sql[: column.start]}{function}(quote({text})){sql[column.end :]}"
+        return sql
 
     def with_order(self, query: Query, terms: str) -> str:
         """The text with `terms` as the last ordering terms of `query`."""
