@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from spftcore.databases import Catalogue
+from spftcore.databases import _database_files
 from spftcore.errors import SpftError, UsageError
 from spftcore.pairs import read_pairs
 from spftcore.verify.families.build import FamilyReport, build_families
@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         golds: dict[str, list[str]] = {}
         for pair in read_pairs(given.pairs, source="benchmark", split=""):
             golds.setdefault(pair.database, []).append(pair.sql)
-        catalogue = Catalogue.open(given.databases)
-        missing = sorted(set(golds) - set(catalogue))
+        databases = dict(_database_files(given.databases))
+        missing = sorted(set(golds) - set(databases))
         for name in missing:
             errors.print(
                 f"No database '{name}' in {given.databases}: its pairs are left out.",
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 status.update(f"families: {report.database} done")
 
             reports = build_families(
-                {name: catalogue[name].path for name in known},
+                {name: databases[name] for name in known},
                 known,
                 given.output,
                 seed=given.seed,

@@ -178,7 +178,7 @@ def _family(
         earlier = _record(folder)
         if earlier is not None and earlier["inputs"] == inputs:
             return _report(folder, earlier, reused=True)
-        if earlier is None and folder.exists():
+        if folder.exists() and not (folder / RECORD).is_file():
             raise SpftError(
                 f"{folder} exists and is not a family of databases. Move it away, or choose "
                 "another folder with --output."

@@ -210,7 +210,7 @@ class _Mutator:
                 yield None
 
     def _distinct(self, node: exp.Expr) -> Iterator[exp.Expr | None]:
-        if isinstance(node, exp.Select):
+        if isinstance(node, exp.Select) and not _counts_once(node):
             turned = node.copy()
             turned.set("distinct", None if node.args.get("distinct") else exp.Distinct())
             yield turned
@@ -398,6 +398,17 @@ def _source_terms(select: exp.Select, schema: Schema) -> list[exp.Expr]:
                 )
             )
     return terms
+
+
+def _counts_once(select: exp.Select) -> bool:
+    """Whether DISTINCT cannot matter: under IN, EXISTS or a set operation, or for one row."""
+    around = select.parent.parent if isinstance(select.parent, exp.Subquery) else select.parent
+    if isinstance(around, exp.In | exp.Exists | exp.Intersect | exp.Except):
+        return True
+    if isinstance(around, exp.Union) and around.args.get("distinct"):
+        return True
+    alone = all(isinstance(output.unalias(), exp.AggFunc) for output in select.expressions)
+    return alone and not select.args.get("group")
 
 
 def _bracketed(node: exp.Expr) -> exp.Expr:

@@ -132,6 +132,16 @@ class Pool:
             return str(int(example) + rng.randint(-3, 12))
         return f"{_as_text(example)} {rng.randrange(1000)}"
 
+    def numbered(self, number: int) -> Value:
+        """The value of that number in a row of values without end or repetition."""
+        if self.kind == "integer":
+            return int(self.high) + number
+        if self.kind == "real":
+            return self.high + number
+        if self.dates:
+            return str(datetime.date(1900, 1, 1) + datetime.timedelta(days=number))
+        return f"{self.name} {number}" if self.kind == "text" else number.to_bytes(4, "big")
+
 
 @dataclass
 class Space:

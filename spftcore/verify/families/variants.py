@@ -275,21 +275,18 @@ class _Rows:
         place = (self.key, column)
         rng = self.writer.rng
         seen: set[Value] = set()
+        pool = domains.space.pools[place]
         if column == self.rule.integer_key and rng.random() < 0.5:
             yield from range(1, 10**9)  # as most databases number their rows
         first = list(domains.values(place))
-        for value in itertools.chain(first, _endless(domains, place)):
+        spare = list(pool.values)
+        rng.shuffle(spare)
+        drawn = (domains.fresh(place) for _ in range(2 * MOST_ROWS))
+        counted = (pool.numbered(number) for number in itertools.count(1))
+        for value in itertools.chain(first, spare, drawn, counted):
             if value not in seen:
                 seen.add(value)
                 yield value
-
-
-def _endless(domains: Domains, place: tuple[str, int]) -> Iterator[Value]:
-    spare = list(domains.space.pools[place].values)
-    domains._rng.shuffle(spare)
-    yield from spare
-    while True:
-        yield domains.fresh(place)
 
 
 def _order(schema: Schema) -> list[str]:
