@@ -5,7 +5,9 @@
 #include <bit>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <limits>
 
 namespace spft {
 namespace {
@@ -51,6 +53,12 @@ constexpr char kBlob = 'b';
 constexpr double kTwo63 = 9223372036854775808.0;
 constexpr double kTenTo12 = 1e12;
 
+constexpr std::array<long double, 28> kPowers = [] {
+    std::array<long double, 28> powers{1.0L};
+    for (size_t i = 1; i < powers.size(); ++i) powers[i] = powers[i - 1] * 10.0L;
+    return powers;
+}();
+
 }  // namespace
 
 Digest siphash128(const void* data, size_t size) {
@@ -90,6 +98,7 @@ void RowEncoder::real(double value) {
         number(kInteger, static_cast<int64_t>(value));
         return;
     }
+    if (real_by_arithmetic(value)) return;
     // 11 digits behind the point of the mantissa: 12 significant ones.
     std::array<char, 40> decimal;
     const auto end = std::to_chars(decimal.data(), decimal.data() + decimal.size(), value,
@@ -106,6 +115,57 @@ void RowEncoder::real(double value) {
     bytes_.push_back(kReal);
     bytes_.push_back(static_cast<char>(end - decimal.data()));
     bytes_.append(decimal.data(), end);
+}
+
+// What to_chars and from_chars would give, for the values nearly all results hold, at a fifth of
+// their cost. |value| x 10^p with p chosen for 12 digits before the point has one rounding, of less
+// than 1e-7, as 10^p is exact in 64 bits of mantissa up to p = 27. Only where that could move the
+// last digit (a fraction within 1e-6 of a half), or beyond the range, is nothing done.
+bool RowEncoder::real_by_arithmetic(double value) {
+    if constexpr (std::numeric_limits<long double>::digits < 64) return false;
+    const double size = std::fabs(value);
+    if (!(size >= 1e-15 && size < 1e15)) return false;
+    // log10(2) is about 1233 / 4096; the estimate is the exponent or one less.
+    int exponent = (std::ilogb(size) * 1233) >> 12;
+    const auto scaled_by = [&](int e) {
+        return e <= 11 ? static_cast<long double>(size) * kPowers[static_cast<size_t>(11 - e)]
+                       : static_cast<long double>(size) / kPowers[static_cast<size_t>(e - 11)];
+    };
+    long double scaled = scaled_by(exponent);
+    if (scaled >= 1e12L) scaled = scaled_by(++exponent);
+    if (scaled < 1e11L || scaled >= 1e12L) return false;
+    auto digits = static_cast<int64_t>(scaled);
+    const long double fraction = scaled - static_cast<long double>(digits);
+    if (std::fabs(fraction - 0.5L) < 1e-6L) return false;
+    if (fraction > 0.5L && ++digits == 1'000'000'000'000) {
+        digits = 100'000'000'000;
+        ++exponent;
+    }
+    if (exponent >= 0 && exponent <= 11) {
+        const auto unit = static_cast<int64_t>(kPowers[static_cast<size_t>(11 - exponent)]);
+        if (digits % unit == 0) {
+            number(kInteger, (value < 0 ? -digits : digits) / unit);
+            return true;
+        }
+    }
+    // [-]d.ddddddddddde[+-]dd, as to_chars writes it.
+    std::array<char, 18> decimal;
+    size_t at = decimal.size();
+    const int magnitude = std::abs(exponent);
+    decimal[--at] = static_cast<char>('0' + magnitude % 10);
+    decimal[--at] = static_cast<char>('0' + magnitude / 10);
+    decimal[--at] = exponent < 0 ? '-' : '+';
+    decimal[--at] = 'e';
+    for (int i = 0; i < 11; ++i, digits /= 10) {
+        decimal[--at] = static_cast<char>('0' + digits % 10);
+    }
+    decimal[--at] = '.';
+    decimal[--at] = static_cast<char>('0' + digits);
+    if (value < 0) decimal[--at] = '-';
+    bytes_.push_back(kReal);
+    bytes_.push_back(static_cast<char>(decimal.size() - at));
+    bytes_.append(decimal.data() + at, decimal.size() - at);
+    return true;
 }
 
 void RowEncoder::text(const void* data, size_t size, bool fold_case, bool trim_right) {

@@ -40,6 +40,7 @@ class RowEncoder {
 
   private:
     void number(char tag, int64_t value);
+    bool real_by_arithmetic(double value);
     std::string bytes_;
 };
 

@@ -1,6 +1,10 @@
 // Which values are equal under the `bag` comparison, and what sums of row digests keep.
+#include <bit>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
+#include <random>
 
 #include "check.h"
 #include "digest.h"
@@ -47,6 +51,44 @@ TEST(other_floats_compare_by_twelve_digits) {
     CHECK(real(1.5e300) == real(1.5e300 * (1 + 1e-15)));
     CHECK(real(HUGE_VAL) == real(HUGE_VAL));
     CHECK(real(HUGE_VAL) != real(-HUGE_VAL));
+}
+
+// The rule in the C library's words: print 12 digits, and read them back to see whether they are
+// whole.
+std::string rounded(double value) {
+    char decimal[40];
+    std::snprintf(decimal, sizeof decimal, "%.11e", value);
+    const double read = std::strtod(decimal, nullptr);
+    if (std::fabs(value) < 1e12 && read == std::trunc(read) && std::fabs(read) < 1e12) {
+        return integer(static_cast<int64_t>(read));
+    }
+    const std::string text(decimal);
+    return std::string("r") + static_cast<char>(text.size()) + text;
+}
+
+TEST(every_float_is_rounded_as_the_c_library_prints_it) {
+    std::mt19937_64 random(7);
+    const auto check = [](double value) {
+        if (!std::isfinite(value) || value == std::trunc(value)) return;
+        if (real(value) != rounded(value)) {
+            CHECK_EQUAL(value, 0.0);  // names the value
+        }
+    };
+    for (int i = 0; i < 200000; ++i) {
+        check(std::bit_cast<double>(random()));  // any exponent
+        const double unit = static_cast<double>(random() >> 11) * 0x1p-53;
+        check((unit - 0.5) * std::pow(10.0, static_cast<int>(random() % 40) - 20));
+        check(static_cast<double>(static_cast<int64_t>(random() % 2000000) - 1000000) / 1000.0);
+        // Close to and exactly at a half in the 13th digit, and close to a power of ten.
+        const double digits = static_cast<double>(random() % 900000000000 + 100000000000);
+        check((digits + 0.5) / 1024.0);
+        check(digits + 0.5);
+        check((digits + 0.5) / 1e6);
+        const double power = std::pow(10.0, static_cast<int>(random() % 34) - 17);
+        check(std::nextafter(power, static_cast<double>(random() % 2) * 1e300));
+        check(power * (1.0 - static_cast<double>(random() % 1000) * 1e-15));
+        check(-power * (1.0 + static_cast<double>(random() % 1000) * 1e-15));
+    }
 }
 
 TEST(texts_blobs_numbers_and_null_are_distinct) {
