@@ -2,6 +2,8 @@
 #include "batch.h"
 
 #include <algorithm>
+#include <bit>
+#include <functional>
 #include <utility>
 
 #include "digest.h"
@@ -27,9 +29,11 @@ Digest query_digest(std::string_view path, std::string_view sql, Compare compare
     return siphash128(text.data(), text.size());
 }
 
-Batch::Batch(const std::vector<std::string>& paths, Compare compare_) : compare(compare_) {
+Batch::Batch(const std::vector<std::string>& paths, Compare compare_, size_t mentions)
+    : compare(compare_), slots_(std::bit_ceil(2 * mentions + 1)) {
     files.reserve(paths.size());
     for (const std::string& path : paths) files.push_back(inspect_file(path));
+    works.reserve(mentions);
 }
 
 uint32_t Batch::add(uint32_t database, std::string_view sql) {
@@ -37,14 +41,21 @@ uint32_t Batch::add(uint32_t database, std::string_view sql) {
         std::string text = spider_text(sql);
         if (text != sql) sql = texts_.emplace_back(std::move(text));
     }
-    const auto [place, fresh] =
-        index_.try_emplace({database, sql}, static_cast<uint32_t>(works.size()));
-    if (fresh) {
-        Work& work = works.emplace_back();
-        work.database = database;
-        work.sql = sql;
+    const uint64_t hash =
+        std::hash<std::string_view>()(sql) ^ ((database + 1) * 0x9E3779B97F4A7C15ULL);
+    size_t at = hash & (slots_.size() - 1);
+    for (; slots_[at].work != kEmpty; at = (at + 1) & (slots_.size() - 1)) {
+        const Work& work = works[slots_[at].work];
+        if (slots_[at].hash == hash && work.database == database && work.sql == sql) {
+            return slots_[at].work;
+        }
     }
-    return place->second;
+    const auto number = static_cast<uint32_t>(works.size());
+    slots_[at] = {hash, number};
+    Work& work = works.emplace_back();
+    work.database = database;
+    work.sql = sql;
+    return number;
 }
 
 void Batch::arrange(const std::vector<Preset>& presets) {

@@ -8,7 +8,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "connection.h"
@@ -28,12 +27,12 @@ struct Work {
     std::shared_ptr<Result> result;
     Outcome outcome;  // of `result`, once that is let go
     std::vector<Digest> rows;
-    std::vector<uint32_t> items;  // those that wait for it, once per mention
 };
 
 class Batch {
   public:
-    Batch(const std::vector<std::string>& paths, Compare compare);
+    // `mentions`: texts that will be added at most.
+    Batch(const std::vector<std::string>& paths, Compare compare, size_t mentions);
 
     // The number of the work for this text; the same text on the same database is one work.
     uint32_t add(uint32_t database, std::string_view sql);
@@ -57,18 +56,15 @@ class Batch {
     Table* table = nullptr;
 
   private:
-    struct Key {
-        uint32_t database;
-        std::string_view sql;
-        bool operator==(const Key&) const = default;
-    };
-    struct KeyHash {
-        size_t operator()(const Key& key) const {
-            return std::hash<std::string_view>()(key.sql) ^ (key.database * 0x9E3779B97F4A7C15ULL);
-        }
-    };
     std::deque<std::string> texts_;  // those that the comparison rewrote
-    std::unordered_map<Key, uint32_t, KeyHash> index_;
+    // An open-addressing table of works by hash: half the slots stay empty, so probes are short,
+    // and a million texts cost no allocation each.
+    struct Slot {
+        uint64_t hash = 0;
+        uint32_t work = kEmpty;
+    };
+    static constexpr uint32_t kEmpty = UINT32_MAX;
+    std::vector<Slot> slots_;
     std::atomic<size_t> cursor_{0};
 };
 

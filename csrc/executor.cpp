@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <list>
 #include <mutex>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -65,17 +66,26 @@ class Judging {
           verified_(verified),
           golds_(golds),
           missing_(std::make_unique<std::atomic<uint32_t>[]>(verified.gold.size())),
-          readers_(std::make_unique<std::atomic<uint32_t>[]>(batch.works.size())) {
-        for (uint32_t i = 0; i < verified.gold.size(); ++i) {
+          readers_(std::make_unique<std::atomic<uint32_t>[]>(batch.works.size())),
+          begin_(batch.works.size() + 1) {
+        const auto items = static_cast<uint32_t>(verified.gold.size());
+        for (uint32_t i = 0; i < items; ++i) {
             uint32_t missing = 0;
             each_work(i, [&](uint32_t number) {
-                Work& work = batch_.works[number];
                 readers_[number].fetch_add(1, std::memory_order_relaxed);
-                if (work.result != nullptr) return;
-                work.items.push_back(i);
+                if (batch_.works[number].result != nullptr) return;
+                ++begin_[number + 1];
                 ++missing;
             });
             missing_[i].store(missing, std::memory_order_relaxed);
+        }
+        std::partial_sum(begin_.begin(), begin_.end(), begin_.begin());
+        waiting_.resize(begin_.back());
+        std::vector<uint64_t> next(begin_.begin(), begin_.end() - 1);
+        for (uint32_t i = 0; i < items; ++i) {
+            each_work(i, [&](uint32_t number) {
+                if (batch_.works[number].result == nullptr) waiting_[next[number]++] = i;
+            });
         }
     }
 
@@ -87,7 +97,8 @@ class Judging {
     }
 
     void settle(uint32_t number) {
-        for (const uint32_t item : batch_.works[number].items) {
+        for (uint64_t k = begin_[number]; k < begin_[number + 1]; ++k) {
+            const uint32_t item = waiting_[k];
             if (missing_[item].fetch_sub(1, std::memory_order_acq_rel) == 1) judge(item);
         }
     }
@@ -117,7 +128,6 @@ class Judging {
         Work& work = batch_.works[number];
         work.outcome = work.result->outcome;
         work.rows = {};
-        work.items = {};
         if (work.as_gold && !work.from_cache && golds_.enabled() &&
             repeatable(work.outcome.status)) {
             golds_.put(GoldCache::key(batch_.files[work.database], batch_.compare, work.sql),
@@ -131,6 +141,8 @@ class Judging {
     GoldCache& golds_;
     std::unique_ptr<std::atomic<uint32_t>[]> missing_;  // per item: mentions not yet run
     std::unique_ptr<std::atomic<uint32_t>[]> readers_;  // per work: mentions not yet judged
+    std::vector<uint64_t> begin_;    // per work, and one more: where its waiting items begin
+    std::vector<uint32_t> waiting_;  // items, once per mention
 };
 
 }  // namespace
@@ -324,7 +336,7 @@ Counters Executor::counters() const {
 
 Executed Executor::execute(const std::vector<std::string>& paths, const std::vector<Query>& queries,
                            bool reverse, const std::vector<Preset>& presets, const Poll& poll) {
-    Batch batch(paths, Compare::Bag);
+    Batch batch(paths, Compare::Bag, queries.size());
     batch.reverse = reverse;
     Executed executed;
     executed.of_query.reserve(queries.size());
@@ -349,8 +361,11 @@ Executed Executor::execute(const std::vector<std::string>& paths, const std::vec
 
 Verified Executor::verify(const std::vector<std::string>& paths, const std::vector<Item>& items,
                           Compare compare, const std::vector<Preset>& presets, const Poll& poll) {
-    Batch batch(paths, compare);
+    size_t candidates = 0;
+    for (const Item& item : items) candidates += item.candidates.size();
+    Batch batch(paths, compare, items.size() + candidates);
     Verified verified;
+    verified.judged.reserve(candidates);
     verified.gold.reserve(items.size());
     verified.offsets.reserve(items.size() + 1);
     verified.offsets.push_back(0);
@@ -394,7 +409,7 @@ Verified Executor::verify(const std::vector<std::string>& paths, const std::vect
 
 Outcome Executor::rows(const std::string& path, std::string_view sql, Table& table,
                        const Poll& poll) {
-    Batch batch({path}, Compare::Bag);
+    Batch batch({path}, Compare::Bag, 1);
     batch.table = &table;
     batch.add(0, sql);
     batch.arrange({});

@@ -1,4 +1,4 @@
-"""The `bag` comparison against a reference in plain Python over Python's own sqlite3."""
+"""The `bag` comparison against a reference in plain Python."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import sqlglot
 from hypothesis import HealthCheck, given, settings
@@ -97,7 +98,8 @@ def table(name: str, columns: str, rows: Sequence[Sequence[Any]]) -> str:
     return f"{name}({columns}) AS (VALUES {values})"
 
 
-# (gold, the same with its sort keys written out, how many keys; None: no order).
+# (gold, the same with its sort keys written out, how many keys; None: no order). No key is the text
+# of a float: Python's own SQLite may print fewer digits than the one in apsw.
 GOLDS: list[tuple[str, str, int | None]] = [
     ("SELECT x, y FROM g", "SELECT x, y FROM g", None),
     ("SELECT x, y FROM (SELECT * FROM g ORDER BY k)", "SELECT x, y FROM g", None),
@@ -139,8 +141,8 @@ GOLDS: list[tuple[str, str, int | None]] = [
         1,
     ),
     (
-        "SELECT x, count(*) n FROM g GROUP BY x ORDER BY max(length(y)), n",
-        "SELECT x, count(*), max(length(y)), count(*) FROM g GROUP BY x ORDER BY 3, 4",
+        "SELECT x, count(*) n FROM g GROUP BY x ORDER BY max(typeof(y)), n",
+        "SELECT x, count(*), max(typeof(y)), count(*) FROM g GROUP BY x ORDER BY 3, 4",
         2,
     ),
 ]
@@ -179,7 +181,7 @@ def test_verdicts_agree_with_the_reference(
     rows = data.draw(st.lists(st.tuples(cell, cell, cell), max_size=7))
     gold, with_keys, keys = data.draw(st.sampled_from(GOLDS))
     prefix = "WITH " + table("g", "x, y, k", rows) + " "
-    plain = sqlite3.connect(":memory:")
+    plain = apsw.Connection(":memory:")  # number to text differs between SQLite versions
     expected = plain.execute(prefix + with_keys).fetchall()
     answer = [row[: len(row) - (keys or 0)] for row in expected]
 
