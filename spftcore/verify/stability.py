@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spftcore.errors import SpftError
-from spftcore.verify.outcomes import Outcome, Status
+from spftcore.verify.outcomes import Outcome
 from spftcore.verify.stability_copies import ORDERS, Uncopied, reordered_copies
 from spftcore.verify.stability_text import Query, Structure, Unreadable
 
@@ -81,18 +81,20 @@ class _Case:
     result: Stability | None = None
     outcome: Outcome | None = None
     undecided: str = ""
-    # (cause, SQL, index of the query it edits)
+    # (cause, SQL with other ordering terms)
     variants: list[tuple[str, str]] = field(default_factory=list)
+    # SQL in which the bare columns' greatest values give another result than the least
+    groups_differ: str = ""
     # causes that only rows in another order can show
     order_causes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Schema:
-    """What the probes need to know of a database: its views' texts, its tables, its collations."""
+    """Lower-case CREATE texts of a database by name, and whether one names a collation."""
 
     views: dict[str, str]
-    tables: frozenset[str]
+    tables: dict[str, str]
     collates: bool
 
 
@@ -120,7 +122,9 @@ def stable(executor: Executor, queries: Sequence[tuple[str | Path, str]]) -> lis
     _probe_copies(executor, [c for c in todo if c.result is None and c.order_causes])
     for case in todo:
         if case.result is None:
-            if case.undecided:
+            if case.groups_differ:
+                case.result = _unstable("bare column", case.groups_differ)
+            elif case.undecided:
                 case.result = Stability(None, message=f"A probe is undecided: {case.undecided}")
             else:
                 case.result = Stability(True, message="The data determine the result.")
@@ -207,7 +211,12 @@ def _probe_texts(executor: Executor, cases: list[_Case]) -> None:
         if found is None:
             case.undecided = case.undecided or outcome.message
             continue
-        case.variants += _variants(_structure(case), query, int(found.group(1)))
+        if query.limit:
+            cause = "ties" if query.order else "limit"
+        else:
+            cause = "subquery" if query.role == "scalar" else case.order_causes[0]
+        texts = _variants(_structure(case), query, int(found.group(1)))
+        case.variants += [(cause, text) for text in texts]
     jobs = [(case.database, sql) for case in cases for _, sql in case.variants]
     outcomes = iter(executor.execute(jobs))
     for case in cases:
@@ -247,14 +256,13 @@ def _reads_ordered(structure: Structure, query: Query) -> bool:
     )
 
 
-def _variants(structure: Structure, query: Query, width: int) -> Iterator[tuple[str, str]]:
-    """(cause, SQL) with ties of `query` broken by its output columns, rising and falling.
+def _variants(structure: Structure, query: Query, width: int) -> Iterator[str]:
+    """The text with ties of `query` broken by its output columns, rising and falling.
 
     For a LIMIT without OFFSET these two decide: among n tied rows of which m < n are kept, the
     m smallest and the m largest are the same bag only when all n are equal. The others help where
     an OFFSET cuts on both sides and where only some of the columns are used further out.
     """
-    cause = "ties" if query.order else "limit" if query.limit else "subquery"
     columns = range(1, min(width, _MOST_TERMS) + 1)
     orders = [list(columns)]
     if query.role != "outer" or query.offset:
@@ -262,15 +270,19 @@ def _variants(structure: Structure, query: Query, width: int) -> Iterator[tuple[
     for order in orders:
         for direction in ("ASC", "DESC"):
             terms = ", ".join(f"{k} COLLATE BINARY {direction}" for k in order)
-            yield cause, structure.with_order(query, terms)
+            yield structure.with_order(query, terms)
 
 
 def _order_causes(structure: Structure, schema: _Schema) -> list[str]:
     """What in the query only rows in another order can probe, the likeliest first."""
     causes = []
     words = structure.words()
-    if words & _ROWIDS:
-        causes.append("rowid")
+    tables = [schema.tables[name] for name in words & schema.tables.keys()]
+    for name in words & _ROWIDS:
+        # A column of that name is data, and so is the rowid that is a table's key.
+        is_column = any(re.search(rf"\b{name}\b", text) for text in tables)
+        if not is_column and not all(_integer_key(text) for text in tables):
+            causes.append("rowid")
     if any(
         structure.bare_columns(query, core) for query in structure.queries for core in query.cores
     ):
@@ -292,7 +304,8 @@ def _view_hangs_on_order(schema: _Schema, name: str) -> bool:
         structure = Structure(text[re.search(r"(?is)\bas\b", text).end() :])  # type: ignore[union-attr]
     except (Unreadable, AttributeError):
         return True
-    rest = _Schema({k: v for k, v in schema.views.items() if k != name}, schema.tables, False)
+    views = {other: sql for other, sql in schema.views.items() if other != name}
+    rest = _Schema(views, schema.tables, schema.collates)
     return any(q.limit or q.role == "scalar" for q in structure.queries) or bool(
         _order_causes(structure, rest)
     )
@@ -303,7 +316,8 @@ def _probe_groups(executor: Executor, cases: list[_Case]) -> None:
 
     With the least and with the greatest value in place of each bare column the results are the
     same bag exactly when no group of the result has two values: each column's least is at most
-    its greatest, and two such lists of equal content are equal one by one.
+    its greatest, and two such lists of equal content are equal one by one. Where they differ, a
+    copy mostly shows it on the query itself; where none does, the two texts are the proof.
     """
     asked = []
     for case in cases:
@@ -313,31 +327,66 @@ def _probe_groups(executor: Executor, cases: list[_Case]) -> None:
         if shown and not any(structure.bare_columns(q, core) for q in inner for core in q.cores):
             asked.append((case, [structure.with_extremes(shown, f) for f in ("min", "max")]))
     outcomes = executor.execute([(case.database, text) for case, texts in asked for text in texts])
-    for (case, _), least, greatest in zip(asked, outcomes[::2], outcomes[1::2], strict=True):
-        if least.ran and greatest.ran and least.fingerprint == greatest.fingerprint:
+    for (case, texts), least, greatest in zip(asked, outcomes[::2], outcomes[1::2], strict=True):
+        if not (least.ran and greatest.ran):
+            continue
+        if least.fingerprint == greatest.fingerprint:
             case.order_causes.remove("bare column")
+        elif not _structure(case).takes_extreme_row():
+            case.groups_differ = texts[1]
 
 
 def _schemas(executor: Executor, cases: list[_Case]) -> dict[str, _Schema]:
     schemas = {}
     for database in {case.database for case in cases}:
-        _, rows = executor.rows(database, "SELECT type, name, sql FROM sqlite_master")
-        texts = " ".join(str(sql) for _, _, sql in rows).lower()
+        try:
+            _, rows = executor.rows(database, "SELECT type, name, sql FROM sqlite_master")
+        except SpftError:  # the file went away between two batches
+            rows = []
+        texts = [(kind, str(name).lower(), str(sql).lower()) for kind, name, sql in rows]
         schemas[database] = _Schema(
-            {str(name).lower(): str(sql) for kind, name, sql in rows if kind == "view"},
-            frozenset(str(name).lower() for kind, name, _ in rows if kind == "table"),
-            "nocase" in texts or "rtrim" in texts,
+            {name: sql for kind, name, sql in texts if kind == "view"},
+            {name: sql for kind, name, sql in texts if kind == "table"},
+            any("nocase" in sql or "rtrim" in sql for _, _, sql in texts),
         )
     return schemas
 
 
+def _integer_key(table: str) -> bool:
+    """The lower-case CREATE TABLE declares an INTEGER PRIMARY KEY, another name of the rowid."""
+    if re.search(r"\binteger\b[^,]*\bprimary\s+key\b", table):
+        return True
+    key = re.search(r"\bprimary\s+key\s*\(\s*\W?(\w+)\W?\s*\)", table)
+    return bool(key and re.search(rf"\b{key.group(1)}\b\W?\s+integer\b", table))
+
+
+def _uncopyable(structure: Structure, schema: _Schema) -> str:
+    """Why a copy would differ from the original in more than the order of rows; '' if it does not.
+
+    Copies have new rowids, which is what they are for, and a schema of their own.
+    """
+    words = structure.words()
+    if words & _SCHEMA_TABLES:
+        return "the query reads the schema"
+    if words & _ROWIDS:
+        for name in words & schema.tables.keys():
+            if _integer_key(schema.tables[name]):
+                return f"the rowids that the query names are the key of {name}"
+    return ""
+
+
 def _probe_copies(executor: Executor, cases: list[_Case]) -> None:
     """The same query on copies whose rows were inserted in other orders."""
+    schemas = _schemas(executor, cases)
     by_database: dict[str, list[_Case]] = defaultdict(list)
     for case in cases:
-        by_database[case.database].append(case)
+        reason = _uncopyable(_structure(case), schemas[case.database])
+        if reason:
+            case.undecided = case.undecided or reason
+        else:
+            by_database[case.database].append(case)
     for database, group in by_database.items():
-        words = frozenset().union(*(_structure(case).words() for case in group))
+        words: frozenset[str] = frozenset().union(*(_structure(case).words() for case in group))
         try:
             with reordered_copies(executor, database, words) as copies:
                 jobs = [(str(copy), case.sql) for case in group for copy in copies]
@@ -390,6 +439,3 @@ def _close(a: object, b: object) -> bool:
     if isinstance(a, float) and isinstance(b, float):
         return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
     return a == b and type(a) is type(b)
-
-
-__all__ = ["Stability", "Status", "stable"]

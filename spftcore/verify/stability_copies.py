@@ -100,8 +100,8 @@ def reordered_copies(
         tables: list[str] = []
         for path, order in zip(paths, ORDERS.values(), strict=True):
             try:
-                tables = _write(path, database, words, order)
-            except apsw.Error as error:
+                tables = _write(path, database, words, order, executor.limits.value_bytes)
+            except (apsw.Error, OSError) as error:
                 raise Uncopied(f"the database cannot be copied: {error}") from error
         checks = [f"SELECT * FROM {_name(table)}" for table in tables]
         jobs = [(file, sql) for sql in checks for file in (database, str(paths[0]))]
@@ -112,12 +112,15 @@ def reordered_copies(
         yield paths
 
 
-def _write(path: Path, database: str, words: frozenset[str], order: str) -> list[str]:
+def _write(
+    path: Path, database: str, words: frozenset[str], order: str, value_bytes: int
+) -> list[str]:
     """Writes one copy; returns the names of its tables."""
     # URIs are needed for `immutable`, which keeps SQLite from writing beside the original.
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(str(path), flags=flags)
     try:
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, value_bytes)
         connection.execute("PRAGMA trusted_schema = OFF; PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
         source = f"file:{quote(str(Path(database).resolve()))}?mode=ro&immutable=1"

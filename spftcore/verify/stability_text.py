@@ -70,7 +70,10 @@ class Token:
         """A name in lower case without its quotes; '' for anything else."""
         if self.kind == "name":
             return self.text.lower()
-        return self.text[1:-1].lower() if self.kind == "quoted" else ""
+        if self.kind != "quoted":
+            return ""
+        mark = self.text[-1]
+        return self.text[1:-1].replace(mark * 2, mark).lower()
 
 
 @dataclass(slots=True)
@@ -305,7 +308,7 @@ class Structure:
         ]
         bare = []
         for clause in ("SELECT", "HAVING", "ORDER"):
-            if clause == "ORDER" and not query.limit:
+            if clause == "ORDER" and (not query.limit or self.one_row(query)):
                 continue  # the order of rows is not part of the result
             for column in self._columns(core.clauses.get(clause, (0, 0)), clause):
                 if not any(
@@ -414,6 +417,12 @@ class Structure:
     def words(self) -> frozenset[str]:
         """Every name in the text, in lower case without quotes."""
         return frozenset(t.plain for t in self.tokens if t.plain)
+
+    def takes_extreme_row(self) -> bool:
+        """An aggregate min or max: SQLite then reads bare columns in the row that has it."""
+        return any(
+            t.plain in ("min", "max") and self.is_aggregate(i) for i, t in enumerate(self.tokens)
+        )
 
     def with_extremes(self, columns: list[Bare], function: str) -> str:
         """The text with `function(quote(column))` in place of each column.
