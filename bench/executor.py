@@ -369,11 +369,18 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.data / "spider" / "dev.json").exists():
         sys.exit(f"No Spider below {options.data}: name its folder with --data or SPFT_DATA.")
-    dev, train = load(options.data, "dev.json"), load(options.data, "train_spider.json")
     load_before = os.getloadavg()
 
     # The executors come first: they set up the SQLite inside apsw before anything else opens it.
     executors = {n: Executor(threads=n, gold_cache_bytes=0) for n in THREADS}
+    dev, train = (
+        [
+            gold
+            for gold, outcome in zip(golds, executors[1].execute(golds), strict=True)
+            if outcome.ran
+        ]
+        for golds in (load(options.data, name) for name in ("dev.json", "train_spider.json"))
+    )
     entries = []
     with tempfile.TemporaryDirectory() as folder:
         bare = BareLoop([path for path, _ in dev], folder)
@@ -437,7 +444,7 @@ def main() -> None:
         "ratios": ratios(rates),
         "scale": scale(dev, sizes, min(3, options.rounds)) if sizes else [],
         "questions": options.questions,
-        "self_play": self_play(train, options.questions, options.rounds),
+        "self_play": self_play(train, options.questions, min(3, options.rounds)),
     }
     show(report)
     if options.output:
