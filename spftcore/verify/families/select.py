@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from spftcore.verify.executor import Executor
 from spftcore.verify.families.golds import Gold
-from spftcore.verify.families.mutants import Mutant, mutants, stability_probes
+from spftcore.verify.families.mutants import KINDS, Mutant, mutants, stability_probes
 from spftcore.verify.families.schema import Schema
 from spftcore.verify.families.values import Space, draw_profile
 from spftcore.verify.families.variants import CannotFill, write_variant
@@ -20,9 +20,13 @@ from spftcore.verify.outcomes import Judgement, Limits, Status, Verdict
 # and a smaller variant shows it. The clock must not decide, or families would differ by machine.
 SELECTION_LIMITS = Limits(steps=2_000_000, seconds=60.0)
 
-ROUND = 6  # candidates compared with each other before one is kept
+ROUND = 8  # candidates compared with each other
+KEPT_PER_ROUND = 3
 ROUNDS_WITHOUT_GAIN = 2
-DEPTH = 2  # files that are to separate a mutant: one catches it, a second its relatives
+
+# What the first, second, ... file that separates a mutant is worth: the first catches it, the
+# others its relatives, which nobody has thought of. The same for files on which a gold has rows.
+WORTH = (8, 4, 2, 1)
 
 
 @dataclass
@@ -34,6 +38,7 @@ class Case:
     probes: list[str]
     separated: Counter[int] = field(default_factory=Counter)  # mutant -> files
     by_original: set[int] = field(default_factory=set)
+    filled: int = 0  # kept variants on which the gold is determined and has rows
     rows_somewhere: bool = False
 
 
@@ -56,9 +61,18 @@ class _View:
     filled: list[int]
 
 
-def make_cases(golds: Sequence[Gold], schema: Schema, space: Space) -> list[Case]:
-    """Golds with their mutants and probes."""
-    return [Case(g, mutants(g, schema, space), stability_probes(g, schema)) for g in golds]
+def make_cases(
+    golds: Sequence[Gold], schema: Schema, space: Space, kinds: Collection[str] = KINDS
+) -> list[Case]:
+    """Golds with their probes and their mutants of some kinds; others may be held out."""
+    return [
+        Case(
+            gold,
+            [mutant for mutant in mutants(gold, schema, space) if mutant.kind in kinds],
+            stability_probes(gold, schema),
+        )
+        for gold in golds
+    ]
 
 
 def look(executor: Executor, file: Path, cases: Sequence[Case], wanted: list[list[int]]) -> _View:
@@ -121,7 +135,7 @@ def choose(
     kept: list[Kept] = []
     idle = drawn = 0
     while len(kept) < variants and idle < ROUNDS_WITHOUT_GAIN:
-        wanted = [[i for i in range(len(c.mutants)) if c.separated[i] < DEPTH] for c in cases]
+        wanted = [[i for i in range(len(c.mutants)) if c.separated[i] < len(WORTH)] for c in cases]
         hard = _hard(cases)
         if not any(wanted):
             break
@@ -140,12 +154,12 @@ def choose(
         if failure is not None and not views and not kept:
             raise failure
         gained = False
-        while views and len(kept) < variants:
+        for _ in range(min(KEPT_PER_ROUND, variants - len(kept), len(views))):
             best = max(views, key=lambda number: (_gain(cases, views[number][2]), -number))
-            if _gain(cases, views[best][2]) == (0, 0):
+            if not _gain(cases, views[best][2]):
                 break
             file, rows, view = views.pop(best)
-            gained = gained or _gain(cases, view)[0] > 0
+            gained = True
             kept.append(_keep(cases, folder, len(kept) + 1, file, rows, view))
         idle = 0 if gained else idle + 1
         for file, _, _ in views.values():
@@ -162,26 +176,28 @@ def _keep(
         cases[case].separated.update(found)
     for case in view.filled:
         cases[case].rows_somewhere = True
+        cases[case].filled += 1
     separated = sum(len(found) for found in view.separated.values())
     return Kept(name, rows, separated, tuple(view.unfit))
 
 
-def _gain(cases: list[Case], view: _View) -> tuple[int, int]:
-    """Mutants separated for the first time, and for the second up to DEPTH."""
-    first = second = 0
+def _gain(cases: list[Case], view: _View) -> int:
+    """What a file would add to those kept."""
+    total = sum(_worth(cases[number].filled) for number in view.filled)
     for number, found in view.separated.items():
-        counts = cases[number].separated
-        for i in found:
-            first += counts[i] == 0
-            second += 0 < counts[i] < DEPTH
-    return first, second
+        total += sum(_worth(cases[number].separated[i]) for i in found)
+    return total
+
+
+def _worth(times: int) -> int:
+    return WORTH[times] if times < len(WORTH) else 0
 
 
 def _hard(cases: list[Case]) -> list[int]:
-    """Golds with a mutant that nothing separates yet, or all golds when there is none."""
+    """Golds with a mutant that nothing separates yet, or without rows on enough variants."""
     hard = [
         number
         for number, case in enumerate(cases)
-        if any(not case.separated[i] for i in range(len(case.mutants)))
+        if case.filled < len(WORTH) or any(not case.separated[i] for i in range(len(case.mutants)))
     ]
     return hard or list(range(len(cases)))
