@@ -68,7 +68,7 @@ class Executor:
         self.limits = limits
         self._process = os.getpid()
         self._families = None if families is None else Path(families)
-        self._members: dict[str, list[Path]] = {}
+        self._members: dict[tuple[str, str], list[Path]] = {}
         self._native: Any = module.Executor(
             threads=threads or _usable_cores(),
             steps=limits.steps,
@@ -150,7 +150,7 @@ class Executor:
                 f"Unknown comparison {compare!r}; there are {', '.join(_COMPARISONS)}."
             )
         if on == "family":
-            databases = [self._family(database) for database, _, _ in items]
+            databases = [self._family(database, gold) for database, gold, _ in items]
         else:
             databases = [(database,) for database, _, _ in items]
         asked: Sequence[Item] = items
@@ -163,18 +163,18 @@ class Executor:
         columns = self._usable().verify(asked, _COMPARISONS.index(compare), (), progress)
         return Verdicts(columns, databases)
 
-    def _family(self, database: str | Path) -> Sequence[str | Path]:
-        """The file and its variants, the file first."""
+    def _family(self, database: str | Path, gold: str) -> Sequence[str | Path]:
+        """The file, first, and its variants on which this gold's result is no chance."""
         if self._families is None:
             raise UsageError(
                 'on="family" needs the folder of the families: Executor(families=DIR). '
                 "`python -m spftcore.verify.families` makes one."
             )
-        key = os.fspath(database)
+        key = (os.fspath(database), gold)
         if key not in self._members:
             from spftcore.verify.families import family_of  # it is built on this module
 
-            self._members[key] = family_of(self._families, Path(key))
+            self._members[key] = family_of(self._families, Path(key[0]), gold)
         return (database, *self._members[key])
 
     def stream(
