@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from spftcore.verify import __main__ as command
+from spftcore.verify.families import build_families
 
 COUNT = "select count(*) from city"
 NAMES = "select name from city order by city_id"
@@ -166,18 +167,18 @@ def test_an_unstable_gold_leaves_its_pair_unjudged(run, tmp_path):
 
 
 def test_a_family_catches_what_one_database_lets_pass(run, tmp_path, databases):
-    variant = tmp_path / "families" / "travel"
-    variant.mkdir(parents=True)
-    (variant / "v1.sqlite").write_bytes((databases / "travel.sqlite").read_bytes())
-    connection = sqlite3.connect(variant / "v1.sqlite")
-    connection.execute("delete from city where city_id = 4")
-    connection.commit()
-    connection.close()
+    families = tmp_path / "families"
     pairs = write(tmp_path / "pairs.jsonl", [pair("a", COUNT, prediction="select 4")])
     assert [o["verdict"] for o in run(pairs)[3]] == ["right"]
-    _, _, _, [outcome] = run(pairs, "--families", tmp_path / "families")
+    families.mkdir()
+    code, _, err, _ = run(pairs, "--families", families)
+    assert code == 1
+    assert "no family of 'travel'" in err
+    build_families({"travel": databases / "travel.sqlite"}, {"travel": [COUNT]}, families)
+    code, _, err, [outcome] = run(pairs, "--families", families)
+    assert (code, err) == (0, "")
     assert outcome["verdict"] == "wrong"
-    assert outcome["judged_on"].endswith("v1.sqlite")
+    assert str(families) in outcome["judged_on"]
 
 
 # -- file formats -------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from spftcore.config import OptionParser
 from spftcore.databases import _database_files
 from spftcore.errors import SpftError, UsageError
 from spftcore.verify import Executor, Limits
+from spftcore.verify.families import family_of
 from spftcore.verify.outcomes import DEFAULT_LIMITS
 from spftcore.verify.records import Item, read_items
 from spftcore.verify.report import (
@@ -130,6 +131,7 @@ class Source:
         self._pairs: Path = arguments.pairs
         self._predictions: Path | None = arguments.predictions
         self._folder: Path = arguments.databases
+        self._families: Path | None = arguments.families
         self._skip_missing: bool = arguments.skip_missing
         if not self._folder.is_dir():
             raise SpftError(
@@ -165,8 +167,18 @@ class Source:
 
         Returns:
             (pairs to judge, pairs left out, whether there are answers).
+
+        Raises:
+            SpftError: as `items` does, no pair is left, or a database has no family.
         """
-        count = sum(1 for _ in self.items())
+        count = 0
+        used = set()
+        for item in self.items():
+            count += 1
+            used.add(item.database)
+        if self._families is not None:
+            for database in sorted(used):
+                family_of(self._families, self.paths[database])
         left_out = sum(1 for _ in self._all()) - count if self._skip_missing else 0
         first = next(self.items(), None)
         if first is None:

@@ -31,6 +31,7 @@ _Kind = TypeVar("_Kind", Status, Verdict)
 
 SHOWN_DATABASES = 10
 SHOWN_FAILURES = 5
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 LONGEST_MESSAGE = 100  # characters of a message in the table; the file has all of it
 
 
@@ -277,7 +278,7 @@ class OutcomeFile:
         assert self._file is not None
         try:
             for record in records:
-                self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                self._file.write(_ENCODER.encode(record) + "\n")
         except OSError as error:
             raise self._unwritable(error) from None
 
