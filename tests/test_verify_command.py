@@ -249,6 +249,13 @@ def test_a_line_separator_inside_a_text_and_a_byte_order_mark_are_no_trouble(run
     assert (code, outcomes[0]["verdict"]) == (0, "right")
 
 
+def test_half_a_surrogate_in_an_answer_is_judged_and_written_as_it_came(run, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", [pair("a", COUNT, prediction="select '\ud800'")])
+    code, _, _, [outcome] = run(pairs)
+    assert (code, outcome["verdict"]) == (0, "wrong")
+    assert outcome["sql"] == "select '\ud800'"
+
+
 def test_batches_do_not_change_the_result(run, tmp_path, monkeypatch):
     pairs = [pair(str(i), COUNT, prediction=f"select {i % 5}") for i in range(23)]
     path = write(tmp_path / "pairs.jsonl", pairs)
@@ -271,6 +278,7 @@ def test_batches_do_not_change_the_result(run, tmp_path, monkeypatch):
         ("select 1\n", None, ("Line 1 of", "SQL<TAB>database")),
         ("", None, ("is empty",)),
         ("[]", None, ("is empty",)),
+        ("[" * 100_000, None, ("nested too deeply",)),
         ('[{"db_id": "travel"}]', None, ("Record 1 of", "no gold SQL")),
         ("select 1\tnowhere\n", None, ("Pair '1' (line 1 of", "'nowhere'", "databases")),
         ("select 1\ttravel\nselect 2\ttravel\n", "select 1\n", ("no prediction", "line 2 of")),

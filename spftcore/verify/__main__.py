@@ -279,7 +279,7 @@ def run(arguments: argparse.Namespace, console: Console, errors: Console, tally:
         print_golds(console, tally)
     if left_out:
         console.print(
-            f"Left out: {left_out:,} pairs whose database is not in {arguments.databases}.",
+            f"Left out: {left_out:,} pair{'s' if left_out > 1 else ''} whose database is not in {arguments.databases}.",
             highlight=False,
             markup=False,
         )

@@ -278,7 +278,7 @@ def _format(path: Path, what: str) -> _Format:
         return "lines"
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         # Only BIRD's object goes over several lines; a broken first line of JSONL ends with }.
         return "lines" if line.rstrip().endswith("}") else "object"
     keys = {*_ID, *_DATABASE, *_SQL, *_OWN, "samples"}
@@ -298,10 +298,9 @@ def _records(path: Path, what: str, form: _Format) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise SpftError(
-                    f"Line {number} of {path} is not a JSON object: {error.msg} at column "
-                    f"{error.colno}."
+                    f"Line {number} of {path} is not a JSON object: {_cause(error)}."
                 ) from None
             yield f"line {number} of {path}", record
 
@@ -313,11 +312,15 @@ def _parsed(path: Path, what: str) -> Any:
         raise SpftError(f"Cannot read the {what} {path}: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise SpftError(f"The {what} {path} is not UTF-8 text: {error.reason}.") from None
-    except json.JSONDecodeError as error:
-        raise SpftError(
-            f"The {what} {path} is not valid JSON: {error.msg} on line {error.lineno}, column "
-            f"{error.colno}."
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise SpftError(f"The {what} {path} is not valid JSON: {_cause(error)}.") from None
+
+
+def _cause(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        return f"{error.msg} ({line}column {error.colno})"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
