@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 
 Item = tuple[str | Path, str, Sequence[str]]
 Compare = Literal["bag", "spider", "bird", "soft_f1"]
+Isolation = Literal["thread", "process"]
 # Called about 25 times a second with the distinct queries done and to do.
 Progress = Callable[[int, int], None]
 
 # By the numbers of `Compare` in csrc/types.h.
 _COMPARISONS = ("bag", "spider", "bird", "soft_f1")
+
+# Of a worker process: four times what `Limits.temp_bytes` lets a sort keep in memory.
+_WORKER_MEMORY_BYTES = 1 << 30
+_LEAST_WORKER_MEMORY_BYTES = 64 << 20
 
 
 class Executor:
@@ -42,9 +47,13 @@ class Executor:
         connections_per_thread: open databases each thread keeps.
         gold_cache_bytes: memory for results of golds across batches; 0 keeps none.
         families: folder with the test suites, `<database id>/*.sqlite`, for `on="family"`.
+        isolation: `thread` runs queries in this process; `process` in as many worker processes,
+            which survives a crash inside SQLite, kills a query that hangs inside one step, and
+            bounds memory (`docs/isolation.md`).
+        memory_bytes: of each worker process above what it uses at rest, 1 GiB if None.
 
     Raises:
-        SpftError: the C++ module or apsw is missing.
+        SpftError: the C++ module or apsw is missing, or no worker process starts.
         UsageError: an argument is out of range.
     """
 
@@ -55,6 +64,8 @@ class Executor:
         connections_per_thread: int = 16,
         gold_cache_bytes: int = 64 << 20,
         families: str | Path | None = None,
+        isolation: Isolation = "thread",
+        memory_bytes: int | None = None,
     ) -> None:
         if threads < 0 or threads > 1024:
             raise UsageError(f"threads must be between 0 and 1024, not {threads}.")
@@ -64,23 +75,43 @@ class Executor:
             )
         if gold_cache_bytes < 0:
             raise UsageError(f"gold_cache_bytes must not be negative, not {gold_cache_bytes}.")
+        if isolation not in ("thread", "process"):
+            raise UsageError(f"Unknown isolation {isolation!r}; there are thread, process.")
+        if memory_bytes is not None and isolation == "thread":
+            raise UsageError(
+                "memory_bytes bounds worker processes, and this executor would run its queries in "
+                'threads of your own process. Add isolation="process", or leave it out.'
+            )
+        if memory_bytes is not None and memory_bytes < _LEAST_WORKER_MEMORY_BYTES:
+            raise UsageError(
+                f"memory_bytes must be at least {_LEAST_WORKER_MEMORY_BYTES} (64 MiB), which the "
+                f"page caches of its open databases may need, not {memory_bytes}."
+            )
         module = attached_module()
         self.limits = limits
         self._process = os.getpid()
         self._families = None if families is None else Path(families)
         self._members: dict[tuple[str, str], list[Path]] = {}
-        self._native: Any = module.Executor(
-            threads=threads or _usable_cores(),
-            steps=limits.steps,
-            seconds=limits.seconds,
-            rows=limits.rows,
-            bytes=limits.bytes,
-            value_bytes=limits.value_bytes,
-            sql_bytes=limits.sql_bytes,
-            temp_bytes=limits.temp_bytes,
-            connections_per_thread=connections_per_thread,
-            gold_cache_bytes=gold_cache_bytes,
-        )
+        workers = threads or _usable_cores()
+        arguments: dict[str, Any] = {
+            "steps": limits.steps,
+            "seconds": limits.seconds,
+            "rows": limits.rows,
+            "bytes": limits.bytes,
+            "value_bytes": limits.value_bytes,
+            "sql_bytes": limits.sql_bytes,
+            "temp_bytes": limits.temp_bytes,
+            "connections_per_thread": connections_per_thread,
+            "gold_cache_bytes": gold_cache_bytes,
+        }
+        self._native: Any
+        if isolation == "process":
+            from spftcore.verify.isolation import ProcessPool  # not needed by most
+
+            memory = _WORKER_MEMORY_BYTES if memory_bytes is None else memory_bytes
+            self._native = ProcessPool(workers, memory, arguments)
+        else:
+            self._native = module.Executor(threads=workers, **arguments)
 
     def _usable(self) -> Any:
         if self._native is None:
@@ -255,8 +286,10 @@ class Executor:
         return MappingProxyType(raw)
 
     def close(self) -> None:
-        """Ends the threads and closes the databases; calling it twice is harmless."""
-        self._native = None
+        """Ends the threads or processes and closes the databases; harmless when repeated."""
+        native, self._native = self._native, None
+        if hasattr(native, "close"):  # worker processes; threads end with their object
+            native.close()
 
     def __enter__(self) -> Executor:
         self._usable()
