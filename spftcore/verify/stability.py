@@ -9,6 +9,7 @@ training nor for judging. The probes make the other choice and look whether the 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -414,12 +415,12 @@ def _settle(
             case.undecided = case.undecided or outcome.message
         elif outcome.fingerprint != case.outcome.fingerprint:
             other = (databases[i], case.sql) if databases else (case.database, probe)
-            if not _only_rounding(executor, (case.database, case.sql), other):
+            if not only_rounding(executor, (case.database, case.sql), other):
                 case.result = _unstable(cause, probe)
                 return
 
 
-def _only_rounding(executor: Executor, one: tuple[str, str], other: tuple[str, str]) -> bool:
+def only_rounding(executor: Executor, one: tuple[str, str], other: tuple[str, str]) -> bool:
     """The two results are the same rows up to the last digits of their floating-point numbers."""
     try:
         left, right = (executor.rows(*query)[1] for query in (one, other))
@@ -437,5 +438,5 @@ def _rough(row: tuple[object, ...]) -> list[str]:
 
 def _close(a: object, b: object) -> bool:
     if isinstance(a, float) and isinstance(b, float):
-        return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
     return a == b and type(a) is type(b)

@@ -121,6 +121,11 @@ class Bare:
     start: int
     end: int
 
+    def same(self, other: Bare) -> bool:
+        """Both may be one column: a name that two tables have needs its table in front."""
+        unqualified = not self.qualifier or not other.qualifier
+        return self.name == other.name and (unqualified or self.qualifier == other.qualifier)
+
 
 class Unreadable(Exception):
     """The text is not one SELECT with balanced parentheses."""
@@ -192,7 +197,7 @@ class Structure:
             opens = word if self._opens_clause(i) else ""
             if opens or word in _COMPOUND:
                 close(i)
-                clause, begun = opens, i + 1
+                clause, begun = opens, i + (2 if opens in ("GROUP", "ORDER") else 1)
             if opens == "SELECT":
                 core = Core()
                 query.cores.append(core)
@@ -303,20 +308,19 @@ class Structure:
         """
         if not self.aggregated(core):
             return []
-        grouped = [
-            (c.qualifier, c.name) for c in self._columns(core.clauses.get("GROUP", (0, 0)), "GROUP")
-        ]
+        group_items = self._items(core.clauses.get("GROUP", (0, 0)))
+        grouped = [c for i, j in group_items for c in self._columns((i, j), "GROUP", whole=True)]
+        keys = {self._spelling(i, j) for i, j in group_items}
         bare = []
         for clause in ("SELECT", "HAVING", "ORDER"):
             if clause == "ORDER" and (not query.limit or self.one_row(query)):
                 continue  # the order of rows is not part of the result
-            for column in self._columns(core.clauses.get(clause, (0, 0)), clause):
-                if not any(
-                    column.name == name
-                    and (column.qualifier == qualifier or not column.qualifier or not qualifier)
-                    for qualifier, name in grouped
-                ):
-                    bare.append(column)
+            for i, j in self._items(core.clauses.get(clause, (0, 0))):
+                if self._spelling(i, j) in keys:
+                    continue
+                for column in self._columns((i, j), clause):
+                    if not any(column.same(other) for other in grouped):
+                        bare.append(column)
         aliases = self._aliases(core)
         if any(column.clause == "SELECT" for column in bare):
             return bare
@@ -337,9 +341,31 @@ class Structure:
         numbered = query.limit and any(
             self.tokens[i].kind == "number" for i in self.walk(*core.clauses.get("ORDER", (0, 0)))
         )
-        plain = all(c.clause == "SELECT" and c.name not in ("*", "(") for c in bare)
-        merged = self._word(start) == "DISTINCT" or start == end
+        items = self._items((start, end))
+        whole = {c.start for i, j in items for c in self._columns((i, j), "SELECT", whole=True)}
+        plain = all(c.clause == "SELECT" and c.start in whole for c in bare)
+        merged = self._word(start) == "DISTINCT"
         return bare if plain and not merged and not numbered else []
+
+    def _items(self, span: tuple[int, int]) -> list[tuple[int, int]]:
+        """Token ranges of the expressions between the commas of a clause, aliases left out."""
+        start, end = span
+        items, begun, i = [], start, start
+        while i < end:
+            if self.tokens[i].text == ",":
+                items.append((begun, i))
+                begun = i + 1
+            i = self.closing[i] + 1 if i in self.closing else i + 1
+        items.append((begun, end))
+        return [(i, self._before_alias(i, j)) for i, j in items if i < j]
+
+    def _before_alias(self, start: int, end: int) -> int:
+        if end - start > 2 and self._word(end - 2) == "AS":
+            return end - 2
+        return end - 1 if self._is_implicit_alias(end - 1, start) else end
+
+    def _spelling(self, start: int, end: int) -> tuple[str, ...]:
+        return tuple(t.plain or t.text for t in self.tokens[start:end])
 
     def _aliases(self, core: Core) -> set[str]:
         span = core.clauses.get("SELECT", (0, 0))
@@ -358,15 +384,22 @@ class Structure:
         ends = ends or (before.kind == "name" and before.word not in _KEYWORDS - {"END", "NULL"})
         return ends and self.tokens[i].word not in _KEYWORDS
 
-    def _columns(self, span: tuple[int, int], clause: str) -> Iterator[Bare]:
-        """Each column outside aggregates in tokens [start, end) of a clause."""
+    def _columns(self, span: tuple[int, int], clause: str, whole: bool = False) -> Iterator[Bare]:
+        """Each column outside aggregates in tokens [start, end) of a clause.
+
+        With `whole` only a column that is all there is, with or without its table's name.
+        """
         start, end = span
+        if whole and not (
+            end - start == 1 or (end - start == 3 and self.tokens[start + 1].text == ".")
+        ):
+            return
         skip_to = start
         for i in self.walk(start, end):
             if i < skip_to:
                 continue
             token = self.tokens[i]
-            if token.text == "*" and self._is_star(i, start):
+            if token.text == "*" and not whole and self._is_star(i, start):
                 yield Bare(clause, "", "*", token.start, token.end)
             elif token.text == "(" and i + 1 in self.by_start:
                 yield Bare(clause, "", "(", token.start, token.end)
