@@ -446,10 +446,10 @@ def main() -> None:
         "questions": options.questions,
         "self_play": self_play(train, options.questions, min(3, options.rounds)),
     }
-    show(report)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    show(report)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,14 @@ def test_soft_f1_shows_its_mean(run, tmp_path):
     assert "66.7" in out
 
 
+def test_worker_processes_judge_the_same(run, tmp_path):
+    pairs = [pair("a", COUNT, prediction="select 4"), pair("b", COUNT, prediction="selec")]
+    code, _, err, outcomes = run(write(tmp_path / "p.jsonl", pairs), "--isolation", "process")
+    assert (code, err) == (0, "")
+    judged = [(o["verdict"], o["status"]) for o in outcomes]
+    assert judged == [("right", "ok"), ("wrong", "syntax_error")]
+
+
 def test_an_unstable_gold_leaves_its_pair_unjudged(run, tmp_path):
     tie = "select guest from visit order by length(guest) desc limit 1"  # Noor and Lima tie
     pairs = [pair("tie", tie, prediction=tie), pair("fine", COUNT, prediction=COUNT)]
@@ -326,7 +334,8 @@ def test_pairs_on_missing_databases_can_be_left_out_and_are_counted(run, tmp_pat
     code, out, _, outcomes = run(pairs, "--predictions", answers, "--skip-missing")
     assert code == 0
     assert [(o["id"], o["verdict"]) for o in outcomes] == [("1", "right"), ("3", "wrong")]
-    assert "Left out: 1 pair" in out
+    assert "not being in" in out
+    assert ": 1." in out
 
 
 def test_usage_errors_have_code_2(run, capsys, tmp_path, databases):

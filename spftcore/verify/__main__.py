@@ -254,14 +254,14 @@ def run(arguments: argparse.Namespace, console: Console, errors: Console, tally:
     _check_arguments(arguments)
     source = Source(arguments)
     total, left_out, answers = source.check()
-    options: dict[str, Any] = {}
-    if arguments.isolation != "thread":
-        options["isolation"] = arguments.isolation
     limits = Limits(steps=arguments.steps, seconds=arguments.seconds)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
         Executor(
-            threads=arguments.threads, limits=limits, families=arguments.families, **options
+            threads=arguments.threads,
+            limits=limits,
+            families=arguments.families,
+            isolation=arguments.isolation,
         ) as executor,
         Progress(
             *columns,
@@ -279,7 +279,7 @@ def run(arguments: argparse.Namespace, console: Console, errors: Console, tally:
         print_golds(console, tally)
     if left_out:
         console.print(
-            f"Left out: {left_out:,} pair{'s' if left_out > 1 else ''} whose database is not in {arguments.databases}.",
+            f"Left out, their database not being in {arguments.databases}: {left_out:,}.",
             highlight=False,
             markup=False,
         )

@@ -172,13 +172,17 @@ def print_cost(
     """Time and what the executor did; `seconds` are those inside the executor."""
     rate = tally.pairs / seconds if seconds else 0.0
     console.print(
-        f"{tally.pairs:,} pair{'s' if tally.pairs > 1 else ''} in {seconds:.2f} s ({rate:,.0f} pairs/s, {threads} "
-        f"thread{'s' if threads > 1 else ''}): {counters.get('executed', 0):,} queries run, "
+        f"{_number(tally.pairs, 'pair')} in {seconds:.2f} s ({rate:,.0f} pairs/s, "
+        f"{_number(threads, 'thread')}): {counters.get('executed', 0):,} queries run, "
         f"{counters.get('duplicates', 0):,} repeats not run again, "
         f"{counters.get('gold_hits', 0):,} golds from the cache.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _table(*headers: str) -> Table:
