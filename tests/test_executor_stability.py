@@ -228,8 +228,8 @@ def test_copies_keep_affinities_collations_and_odd_names(
 
 def test_rounding_alone_is_no_alarm(executor: Executor, games: Path) -> None:
     """Another order of adding changes last digits, here put in the text of two queries."""
-    # Either side of an edge of the rounding to 12 digits; half a unit in the 12th digit.
-    one, other = "select 123456789012.5, 'x'", "select 123456789012.49998, 'x'"
+    # Either side of an edge of the rounding to 12 digits: a half, and just below it.
+    one, other = "select 123456789013.5, 'x'", "select 123456789013.49998, 'x'"
     prints = {o.fingerprint for o in executor.execute([(games, one), (games, other)])}
     assert len(prints) == 2
     assert only_rounding(executor, (str(games), one), (str(games), other))
