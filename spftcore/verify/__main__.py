@@ -222,6 +222,8 @@ def judge(
     seconds = 0.0
     task = progress.add_task("judging", total=total)
     with OutcomeFile(arguments.output) if arguments.output else nullcontext() as output:
+        if output:
+            output.begin()
         for batch in source.batches():
             records: Iterable[dict[str, Any]]
             start = time.perf_counter()

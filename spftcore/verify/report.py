@@ -271,11 +271,14 @@ class OutcomeFile:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> OutcomeFile:
+        return self
+
+    def begin(self) -> None:
+        """Opens the file: inside the `with`, so that Ctrl-C at any moment leaves nothing behind."""
         try:
             self._file = self._partial.open("w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise self._unwritable(error) from None
-        return self
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds lines."""
@@ -292,14 +295,14 @@ class OutcomeFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._file is not None
         try:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            self._file.close()
-            if kind is None:
-                self._partial.replace(self._path)
+            if self._file is not None:
+                if kind is None:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                self._file.close()
+                if kind is None:
+                    self._partial.replace(self._path)
         except OSError as failure:
             raise self._unwritable(failure) from None
         finally:
