@@ -5,8 +5,8 @@
 Wrong queries are held out from the choice of variants: the kinds of mutants are split in two
 halves, a family is chosen by one half alone, and judged by the other half (and the reverse). A
 held-out mutant counts when the original judges it RIGHT and it is really wrong: on at least one of
-40 databases generated apart from the family (another seed, no choice) it returns other rows than
-its gold, on data that determine the gold's result. These 40 come from the same generator, so what
+24 databases generated apart from the family (another seed, no choice) it returns other rows than
+its gold, on data that determine the gold's result. These 24 come from the same generator, so what
 the generator can never show is not counted. `other gold` are the golds of other questions on the
 same database, judged as answers, the same way. `unselected` is the share that as many variants
 catch when nobody chooses them. Paraphrases are neighbouring dev questions with golds of different
@@ -49,7 +49,7 @@ from spftcore.verify.families.select import (
 from spftcore.verify.families.values import Space, draw_profile, value_space
 from spftcore.verify.families.variants import write_variant
 
-TRUTH_FILES = 40
+TRUTH_FILES = 24
 VARIANTS = 12
 HALVES = (KINDS[::2], KINDS[1::2])
 

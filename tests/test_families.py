@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import sqlite3
 from pathlib import Path
 
@@ -201,6 +202,39 @@ def test_odd_schemas_are_filled_and_keep_their_constraints(odd: str, tmp_path: P
         check_constraints(database, file)
 
 
+def random_schema(rng: random.Random) -> str:
+    """Up to four empty tables with keys of all shapes and foreign keys in all directions."""
+    tables = [f"t{i}" for i in range(rng.randint(1, 4))]
+    statements = []
+    for table in tables:
+        composite = rng.random() < 0.3
+        parts = ["id integer" if composite else "id integer primary key", "part text not null"]
+        ends = ["primary key (id, part)"] if composite else []
+        ends += ["unique (id, part)"] * (not composite)
+        for i in range(rng.randint(0, 4)):
+            declared = rng.choice(["int", "text", "real", "", "date", "numeric", "blob", "boolean"])
+            rule = rng.choice(["", "", " not null", " unique", " not null unique", " default 3"])
+            parts.append(f"c{i} {declared}{rule}")
+        for parent in rng.sample(tables, rng.randint(0, min(2, len(tables)))):
+            must = rng.choice(["", " not null"])
+            parts += [f"to_{parent} int{must}", f"part_{parent} text"]
+            ends.append(f"foreign key (to_{parent}, part_{parent}) references {parent} (id, part)")
+        without = " without rowid" if rng.random() < 0.2 else ""
+        statements.append(f"create table {table} ({', '.join(parts + ends)}){without};")
+    return "\n".join(statements)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_schemas_are_filled_and_keep_their_constraints(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    database = make(tmp_path / "db", "odd", random_schema(rng))
+    gold = "SELECT count(*) FROM t0 WHERE part = 'x' AND id > 3"
+    (report,) = build_families({"odd": database}, {"odd": [gold]}, tmp_path / "out", variants=2)
+    assert report.error == ""
+    for file in report.files:
+        check_constraints(database, file)
+
+
 def test_sizes_lie_between_ten_and_a_thousand_rows(built: tuple[Path, FamilyReport]) -> None:
     for file in built[1].files:
         connection = sqlite3.connect(file)
@@ -330,17 +364,28 @@ def test_an_interrupted_or_damaged_family_is_built_anew(shop: Path, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shop"]
     whole = digests(tmp_path)
     family_of(tmp_path, shop)[0].unlink()
-    with pytest.raises(SpftError, match="Build it with"):
+    with pytest.raises(SpftError, match="is damaged"):
         family_of(tmp_path, shop)
     (report,) = build_families({"shop": shop}, {"shop": SHOP_GOLDS}, tmp_path, variants=2)
     assert not report.reused
     assert digests(tmp_path) == whole
 
 
+def test_variants_made_elsewhere_serve_and_a_missing_family_names_the_command(
+    shop: Path, tmp_path: Path
+) -> None:
+    made = [make(tmp_path / "shop", name, SHOP) for name in ("b", "a")]
+    assert family_of(tmp_path, shop, SHOP_GOLDS[0]) == sorted(made)
+    with pytest.raises(SpftError, match=r"no family of 'other'.*spftcore\.verify\.families"):
+        family_of(tmp_path, shop.with_name("other.sqlite"))
+
+
 def test_a_schema_that_cannot_be_filled_is_reported_and_does_not_stop_the_others(
     shop: Path, tmp_path: Path
 ) -> None:
-    impossible = make(tmp_path / "db", "no", "create table t (a int not null check (a > 1 and a < 1));")
+    impossible = make(
+        tmp_path / "db", "no", "create table t (a int not null check (a > 1 and a < 1));"
+    )
     broken = tmp_path / "db" / "bad.sqlite"
     broken.write_bytes(b"not a database")
     databases = {"no": impossible, "bad": broken, "shop": shop}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from spftcore.verify.families.schema import read_schema
 from spftcore.verify.families.select import SELECTION_LIMITS, Case, Kept, choose, make_cases
 from spftcore.verify.families.values import value_space
 from spftcore.verify.families.variants import CannotFill
+from spftcore.verify.outcomes import Status
 
 RECORD = "family.json"
 FORMAT = 1  # of the record and of what a seed means; another number makes old families stale
@@ -35,7 +37,7 @@ class FamilyReport:
     Attributes:
         database: its id.
         files: the variants.
-        mutants: mutants of its golds that run on the original or on a variant.
+        mutants: mutants of its golds, also those that mean the same as the gold.
         by_original: of these, separated by the original already.
         separated: of these, separated by the original or a variant.
         golds: distinct golds given.
@@ -109,10 +111,10 @@ def build_families(
             "Choose a folder that can be written to."
         ) from error
     reports = []
-    with Executor(limits=SELECTION_LIMITS) as executor:
+    with Executor() as runner, Executor(limits=SELECTION_LIMITS) as judge:
         for name, queries in golds.items():
             texts = list(dict.fromkeys(queries))
-            made = _family(executor, name, databases[name], texts, output, seed, variants)
+            made = _family((runner, judge), name, databases[name], texts, output, seed, variants)
             reports.append(made)
             if report is not None:
                 report(made)
@@ -122,31 +124,47 @@ def build_families(
 def family_of(directory: Path, database: Path, gold: str | None = None) -> list[Path]:
     """The variants of a database, sorted; the original is not among them.
 
+    Files that somebody else made (the official test suites, say) serve as well: a folder
+    `<id>/*.sqlite` without a record is taken whole.
+
     Args:
         directory: folder of the families.
         database: the original file, known by its stem.
-        gold: leave out the variants on which this gold's result is chance (ties) or missing.
+        gold: leave out the variants on which this gold's result is chance (ties) or missing. A
+            query that the family was not built for keeps them all.
 
     Raises:
-        SpftError: there is no complete family of that database.
+        SpftError: there is no family of that database, or its files and its record differ.
     """
     folder = directory / database.stem
-    record = _record(folder)
-    if record is None:
-        raise SpftError(
-            f"There is no family of '{database.stem}' in {directory}. Build it with: "
-            f"python -m spftcore.verify.families --databases {database.parent} --pairs FILE "
-            f"--output {directory}"
-        )
     files = sorted(folder.glob("*.sqlite"))
+    build = (
+        f"python -m spftcore.verify.families --databases {database.parent} --pairs FILE "
+        f"--output {directory}"
+    )
+    try:
+        changed = (folder / RECORD).stat().st_mtime_ns
+    except OSError:
+        if files:
+            return files
+        raise SpftError(
+            f"There is no family of '{database.stem}' in {directory}. Build it with: {build}"
+        ) from None
+    names, unfit = _listed(folder, changed)
+    if names != tuple(file.name for file in files):
+        raise SpftError(
+            f"The family in {folder} is damaged: its files are not those of its {RECORD}. "
+            f"Build it again with: {build}"
+        )
     if gold is None:
         return files
-    unfit = {entry["name"] for entry in record["files"] if digest(gold) in entry["unfit"]}
-    return [file for file in files if file.name not in unfit]
+    named = unfit.get(digest(gold), frozenset())
+    return [file for file in files if file.name not in named]
 
 
-def digest(text: str) -> str:
-    """A short name of a query in the record."""
+def digest(gold: str) -> str:
+    """A short name of a query in the record; white space and semicolons around it do not count."""
+    text = gold.strip().rstrip("; \t\r\n")
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -163,7 +181,7 @@ def _keep_apart(databases: Iterable[Path], output: Path) -> None:
 
 
 def _family(
-    executor: Executor,
+    executors: tuple[Executor, Executor],
     name: str,
     source: Path,
     golds: list[str],
@@ -183,7 +201,7 @@ def _family(
                 f"{folder} exists and is not a family of databases. Move it away, or choose "
                 "another folder with --output."
             )
-        record, partial = _build(executor, name, source, golds, output, inputs)
+        record, partial = _build(executors, name, source, golds, output, inputs)
         _replace(folder, partial)
         return _report(folder, record, seconds=time.perf_counter() - start)
     except CannotFill as error:
@@ -197,7 +215,7 @@ def _family(
 
 
 def _build(
-    executor: Executor,
+    executors: tuple[Executor, Executor],
     name: str,
     source: Path,
     golds: list[str],
@@ -205,7 +223,9 @@ def _build(
     inputs: dict[str, Any],
 ) -> tuple[dict[str, Any], Path]:
     schema = read_schema(source)
-    outcomes = executor.execute([(source, sql) for sql in golds])
+    runner, judge = executors  # the first with the usual limits: golds must run under those
+    outcomes = runner.execute([(source, sql) for sql in golds])
+    filled = {g for g, o in zip(golds, outcomes, strict=True) if o.status == Status.OK}
     not_run = [(g, o.message) for g, o in zip(golds, outcomes, strict=True) if not o.ran]
     running = [g for g, o in zip(golds, outcomes, strict=True) if o.ran]
     if not running:
@@ -224,7 +244,7 @@ def _build(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     kept = choose(
-        executor,
+        judge,
         source,
         partial,
         schema,
@@ -244,7 +264,7 @@ def _build(
             "given": len(golds),
             "not_run": not_run,
             "unread": unread,
-            "empty": [c.gold.sql for c in cases if not c.rows_somewhere],
+            "empty": [c.gold.sql for c in cases if not c.filled and c.gold.sql not in filled],
         },
         **_mutant_counts(cases),
     }
@@ -300,6 +320,20 @@ def _record(folder: Path) -> dict[str, Any] | None:
         and all((folder / entry["name"]).is_file() for entry in record["files"])
     )
     return record if complete else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _listed(folder: Path, _changed: int) -> tuple[tuple[str, ...], dict[str, frozenset[str]]]:
+    # Asked for every item of a batch, while the record of a large family takes milliseconds.
+    record = _record(folder)
+    if record is None:
+        return (f"not a readable {RECORD}",), {}
+    unfit: dict[str, set[str]] = {}
+    for entry in record["files"]:
+        for gold in entry["unfit"]:
+            unfit.setdefault(gold, set()).add(entry["name"])
+    names = tuple(entry["name"] for entry in record["files"])
+    return names, {gold: frozenset(found) for gold, found in unfit.items()}
 
 
 def _report(

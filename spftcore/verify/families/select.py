@@ -17,8 +17,9 @@ from spftcore.verify.families.variants import CannotFill, write_variant
 from spftcore.verify.outcomes import Judgement, Limits, Status, Verdict
 
 # Small, because a variant is small: what takes longer is a product of tables without a condition,
-# and a smaller variant shows it. The clock must not decide, or families would differ by machine.
-SELECTION_LIMITS = Limits(steps=2_000_000, seconds=60.0)
+# and a smaller variant shows it. A large original then separates less than it could, which costs
+# nothing but a variant. The clock must not decide, or families would differ by machine.
+SELECTION_LIMITS = Limits(steps=500_000, seconds=60.0)
 
 ROUND = 8  # candidates compared with each other
 KEPT_PER_ROUND = 3
@@ -39,7 +40,6 @@ class Case:
     separated: Counter[int] = field(default_factory=Counter)  # mutant -> files
     by_original: set[int] = field(default_factory=set)
     filled: int = 0  # kept variants on which the gold is determined and has rows
-    rows_somewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,6 @@ def choose(
     for number, found in view.separated.items():
         cases[number].separated.update(found)
         cases[number].by_original.update(found)
-    for number in view.filled:
-        cases[number].rows_somewhere = True
     kept: list[Kept] = []
     idle = drawn = 0
     while len(kept) < variants and idle < ROUNDS_WITHOUT_GAIN:
@@ -175,7 +173,6 @@ def _keep(
     for case, found in view.separated.items():
         cases[case].separated.update(found)
     for case in view.filled:
-        cases[case].rows_somewhere = True
         cases[case].filled += 1
     separated = sum(len(found) for found in view.separated.values())
     return Kept(name, rows, separated, tuple(view.unfit))

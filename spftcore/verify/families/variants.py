@@ -16,6 +16,7 @@ from pathlib import Path
 import apsw
 
 from spftcore.databases import quote_identifier
+from spftcore.errors import SpftError
 from spftcore.verify.families.schema import Reference, Schema, TableRule
 from spftcore.verify.families.values import Domains, Profile, Space, Value
 
@@ -34,14 +35,27 @@ def write_variant(
 
     Raises:
         CannotFill: the schema cannot be created again, or a table accepts no row.
+        SpftError: the disk is full or the folder cannot be written to.
     """
-    connection = apsw.Connection(str(path))
+    try:
+        connection = apsw.Connection(str(path))
+    except apsw.Error as error:
+        raise _unwritable(path, error) from error
     try:
         return _Writer(connection, schema, Domains(space, profile, rng), rng).write()
+    except (apsw.FullError, apsw.IOError, apsw.CantOpenError) as error:
+        raise _unwritable(path, error) from error
     except (apsw.Error, OverflowError) as error:
         raise CannotFill(str(error)) from error
     finally:
         connection.close()
+
+
+def _unwritable(path: Path, error: Exception) -> SpftError:
+    return SpftError(
+        f"A variant cannot be written to {path.parent}: {error}. "
+        "Free some space, or choose another folder with --output."
+    )
 
 
 class _Writer:
@@ -212,7 +226,7 @@ class _Rows:
         self.alone = {columns[0] for columns in rule.keys if len(columns) == 1}
         self.bound = {i for reference in rule.references for i in reference.columns}
         self.plans = {i: self._distinct(i) for i in sorted(self.alone - self.bound)}
-        # One decision per column and variant: a column that varies within a copied row or not.
+        # Drawn high, most children belong to few parents, and counts differ between groups.
         self.skew = [writer.rng.choice((1.0, 1.0, 2.0, 4.0)) for _ in rule.references]
 
     def draw(self, number: int, caution: float) -> list[Value]:
