@@ -187,6 +187,15 @@ def test_a_probe_that_runs_out_of_budget_leaves_the_query_unknown(tmp_path: Path
     assert "undecided" in result.message
 
 
+def test_texts_of_no_sensible_size_are_unknown_and_harm_nothing(
+    executor: Executor, games: Path
+) -> None:
+    deep = "select " + "(" * 400 + "1" + ")" * 400
+    wide = "select " + ", ".join(["(select minute from hit order by player_id, minute)"] * 40)
+    results = stable(executor, [(games, deep), (games, wide), (games, "select 1")])
+    assert [r.verdict for r in results] == [True, None, True]
+
+
 def test_answers_come_in_the_order_asked_and_repeats_agree(executor: Executor, games: Path) -> None:
     queries = [(games, "select name from player limit 1"), (str(games), "select 1")] * 2
     results = stable(executor, queries)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from spftcore.errors import SpftError
 from spftcore.verify.outcomes import Outcome
+from spftcore.verify.stability_clock import INSTANTS, at_instant, clock_readings
 from spftcore.verify.stability_copies import ORDERS, Uncopied, reordered_copies
 from spftcore.verify.stability_text import Query, Structure, Unreadable
 
@@ -64,10 +65,9 @@ _TOO_FAR = 30_000
 _RANGE = re.compile(r"ORDER BY term out of range - should be between 1 and (\d+)")
 # SQLite allows 2,000 terms; a result this wide is told apart by its first columns.
 _MOST_TERMS = 100
+# Each costs some executions; no sensible query has more.
+_MOST_CUTS = 30
 
-_INSTANTS = ("1900-01-02 03:04:05", "2000-02-29 12:00:00", "2150-11-30 23:58:59")
-_CLOCK_WORDS = {"current_date": "date", "current_time": "time", "current_timestamp": "datetime"}
-_CLOCK_FUNCTIONS = frozenset(("date", "time", "datetime", "julianday", "unixepoch"))
 _ROWIDS = frozenset(("rowid", "oid", "_rowid_"))
 _SCHEMA_TABLES = frozenset(("sqlite_master", "sqlite_schema"))
 
@@ -151,7 +151,7 @@ def _run(executor: Executor, cases: list[_Case]) -> None:
             continue
         try:
             case.structure = Structure(case.sql)
-        except Unreadable as error:
+        except (Unreadable, RecursionError) as error:
             case.result = Stability(None, message=f"The query cannot be read: {error}.")
 
 
@@ -159,9 +159,9 @@ def _probe_clock(executor: Executor, cases: list[_Case]) -> None:
     """Other instants in place of 'now'; afterwards the case goes on at a fixed one."""
     probes = []
     for case in cases:
-        edits = list(_clock_edits(_structure(case)))
+        edits = list(clock_readings(_structure(case)))
         if edits:
-            probes.append((case, [_at_instant(case.sql, edits, now) for now in _INSTANTS]))
+            probes.append((case, [at_instant(case.sql, edits, now) for now in INSTANTS]))
     outcomes = iter(executor.execute([(c.database, sql) for c, texts in probes for sql in texts]))
     for case, texts in probes:
         results = [next(outcomes) for _ in texts]
@@ -169,28 +169,6 @@ def _probe_clock(executor: Executor, cases: list[_Case]) -> None:
         if case.result is None:
             case.sql, case.outcome = texts[-1], results[-1]
             case.structure = Structure(case.sql)
-
-
-def _clock_edits(structure: Structure) -> Iterator[tuple[int, int, str]]:
-    """(start, end, replacement) of each reading of the clock; `{}` stands for the instant."""
-    tokens = structure.tokens
-    for i, token in enumerate(tokens):
-        if token.kind == "string" and token.text.lower() == "'now'":
-            yield token.start, token.end, "'{}'"
-        elif token.plain in _CLOCK_WORDS and token.kind == "name":
-            yield token.start, token.end, f"{_CLOCK_WORDS[token.plain]}('{{}}')"
-        elif structure.is_call(i):
-            close = structure.closing[i + 1]
-            if token.plain in _CLOCK_FUNCTIONS and close == i + 2:
-                yield tokens[close].start, tokens[close].start, "'{}'"
-            elif token.plain == "strftime" and close == i + 3:
-                yield tokens[close].start, tokens[close].start, ", '{}'"
-
-
-def _at_instant(sql: str, edits: list[tuple[int, int, str]], instant: str) -> str:
-    for start, end, text in reversed(edits):
-        sql = sql[:start] + text.format(instant) + sql[end:]
-    return sql
 
 
 def _structure(case: _Case) -> Structure:
@@ -203,7 +181,10 @@ def _probe_texts(executor: Executor, cases: list[_Case]) -> None:
     schemas = _schemas(executor, cases)
     asked = []
     for case in cases:
-        for query in _cut_queries(case, schemas[case.database]):
+        cut = list(_cut_queries(case, schemas[case.database]))
+        if len(cut) > _MOST_CUTS:
+            case.undecided = f"more than {_MOST_CUTS} subqueries cut their rows"
+        for query in cut[:_MOST_CUTS]:
             text = _structure(case).with_order(query, str(_TOO_FAR))
             asked.append((case, query, text))
     widths = executor.execute([(case.database, text) for case, _, text in asked])
@@ -300,10 +281,10 @@ def _order_causes(structure: Structure, schema: _Schema) -> list[str]:
 
 
 def _view_hangs_on_order(schema: _Schema, name: str) -> bool:
-    text = schema.views[name]
+    begins = re.search(r"\bas\b", schema.views[name])
     try:
-        structure = Structure(text[re.search(r"(?is)\bas\b", text).end() :])  # type: ignore[union-attr]
-    except (Unreadable, AttributeError):
+        structure = Structure(schema.views[name][begins.end() if begins else 0 :])
+    except (Unreadable, RecursionError):
         return True
     views = {other: sql for other, sql in schema.views.items() if other != name}
     rest = _Schema(views, schema.tables, schema.collates)
