@@ -336,7 +336,9 @@ class Execution {
             }
             row.clear();
             for (int c = 0; c < columns; ++c) encode(row, statement, c, false);
-            if (bytes_ > limits_.bytes) {
+            // The digests of values are what stays in memory, and a NULL's is larger than a NULL.
+            const auto kept = static_cast<int64_t>(result_.cells.size() * sizeof(Digest));
+            if (bytes_ > limits_.bytes || kept > limits_.bytes) {
                 outcome.steps = sqlite3_stmt_status(statement, SQLITE_STMTSTATUS_VM_STEP, 0);
                 return end(Status::TooLarge,
                            "the result has more than " + std::to_string(limits_.bytes) + " bytes");

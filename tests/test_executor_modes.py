@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spftcore.verify import Executor, Judgement, Verdict
+from spftcore.verify import Executor, Judgement, Limits, Status, Verdict
 
 Mode = Literal["spider", "bird", "soft_f1"]
 Row = tuple[Any, ...]
@@ -258,6 +258,15 @@ def test_a_second_statement_is_refused_in_spider_too(executor: Executor, databas
         [(database, gold, ["SELECT a FROM g; SELECT 1"])], compare="spider"
     )
     assert judgement.verdict is Verdict.WRONG
+
+
+def test_what_the_modes_keep_of_each_value_is_bounded(database: Path) -> None:
+    nulls = "SELECT NULL, NULL FROM (VALUES (1), (2), (3), (4), (5))"  # 10 bytes, 160 kept
+    with Executor(threads=1, limits=Limits(bytes=159)) as executor:
+        ((bag,),) = executor.verify([(database, nulls, [nulls])])
+        ((spider,),) = executor.verify([(database, nulls, [nulls])], compare="spider")
+    assert bag.gold.ran
+    assert spider.gold.status is Status.TOO_LARGE
 
 
 @pytest.mark.parametrize("kind", ["random", "permutations"])
