@@ -167,6 +167,7 @@ setup(
         "flash": FLASH,
         "vllm": VLLM,
         "gpu": [*FLASH, *VLLM],
+        "bench": ["func-timeout>=4.3"],
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",

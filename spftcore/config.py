@@ -307,6 +307,8 @@ class OptionParser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         arguments, unknown = self.parse_known_args(argv)
+        if unknown and not unknown[0].startswith("-"):
+            raise UsageError(f"There is one argument too many: '{unknown[0]}'. See --help.")
         if unknown:
             key = unknown[0].lstrip("-").partition("=")[0]
             options = [o for action in self._actions for o in action.option_strings]

@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 import apsw
 
+from spftcore.database_files import database_files
 from spftcore.errors import SpftError
 
 Kind = Literal["number", "text", "date", "boolean", "other"]
 
-SUFFIXES = (".sqlite", ".db")
 SAMPLE_ROWS = 10_000  # rows of a table looked at for kinds and examples: enough, and bounded
 EXAMPLES = 3
 LONGEST_EXAMPLE = 60  # characters; longer values say little in a prompt
@@ -150,7 +150,7 @@ class Catalogue(Mapping[str, Database]):
                 `tables_json` is missing or malformed.
         """
         folder = Path(directory)
-        files = _database_files(folder)
+        files = database_files(folder)
         described = _read_tables_json(folder, Path(tables_json) if tables_json else None)
         return cls({key: read_database(key, path, described.get(key)) for key, path in files})
 
@@ -235,36 +235,6 @@ def _unreadable(path: Path, error: Exception) -> SpftError:
         f"Database '{path.stem}' ({path}) cannot be read: {error}. "
         "Restore the file, or remove it from data.databases."
     )
-
-
-def _database_files(folder: Path) -> list[tuple[str, Path]]:
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise SpftError(
-            f"The folder of databases {folder} {what}. "
-            "Set data.databases to a folder that holds <id>.sqlite or <id>/<id>.sqlite files."
-        )
-    found: dict[str, Path] = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir():
-            candidates = [entry / (entry.name + suffix) for suffix in SUFFIXES]
-        else:
-            candidates = [entry] if entry.suffix in SUFFIXES else []
-        for path in candidates:
-            if not path.is_file():
-                continue
-            if path.stem in found:
-                raise SpftError(
-                    f"Two databases have the id '{path.stem}': {found[path.stem]} and {path}. "
-                    "Rename or remove one of them."
-                )
-            found[path.stem] = path
-    if not found:
-        raise SpftError(
-            f"The folder {folder} holds no SQLite database. "
-            "Put files named <id>.sqlite, <id>.db or <id>/<id>.sqlite there."
-        )
-    return sorted(found.items())
 
 
 def _read_tables_json(folder: Path, given: Path | None) -> dict[str, Mapping[str, Any]]:

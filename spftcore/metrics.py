@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
+Z_95 = 1.959963984540054  # 97.5 % point of the standard normal distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,14 @@ def accuracy(right: Sequence[bool]) -> Accuracy:
     """Accuracy of one system from its verdicts; an empty sequence has the interval [0, 1]."""
     if not right:
         return Accuracy(0, 0, 0.0, 1.0)
-    interval = binomtest(sum(right), len(right)).proportion_ci(0.95, method="wilson")
-    return Accuracy(sum(right), len(right), float(interval.low), float(interval.high))
+    n = len(right)
+    share = sum(right) / n
+    # Wilson 1927: the shares p from which the observed one is z standard errors away.
+    centre = share + Z_95**2 / (2 * n)
+    spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
+    scale = 1 + Z_95**2 / n
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return Accuracy(sum(right), n, max(0.0, low), min(1.0, high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     Raises:
         ValueError: lengths differ.
     """
+    from scipy.stats import binomtest  # takes a second to import
+
     gained = sum(a and not b for a, b in zip(first, second, strict=True))
     lost = sum(b and not a for a, b in zip(first, second, strict=True))
     p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0

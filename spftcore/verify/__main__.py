@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spftcore.config import OptionParser
-from spftcore.databases import _database_files
+from spftcore.database_files import database_files
 from spftcore.errors import SpftError, UsageError
 from spftcore.verify import Executor, Limits
 from spftcore.verify.families import family_of
@@ -144,7 +144,7 @@ class Source:
                     f"{path} is not a regular file. It is read twice, so give a file, not a folder "
                     "or a pipe."
                 )
-        self.paths: Mapping[str, Path] = dict(_database_files(self._folder))
+        self.paths: Mapping[str, Path] = dict(database_files(self._folder))
 
     def items(self) -> Iterator[Item]:
         """The pairs whose database is there.

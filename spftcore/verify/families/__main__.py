@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from spftcore.databases import _database_files
+from spftcore.database_files import database_files
 from spftcore.errors import SpftError, UsageError
 from spftcore.pairs import read_pairs
 from spftcore.verify.families.build import FamilyReport, build_families
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         golds: dict[str, list[str]] = {}
         for pair in read_pairs(given.pairs, source="benchmark", split=""):
             golds.setdefault(pair.database, []).append(pair.sql)
-        databases = dict(_database_files(given.databases))
+        databases = dict(database_files(given.databases))
         missing = sorted(set(golds) - set(databases))
         for name in missing:
             errors.print(
