@@ -3,7 +3,8 @@
     python bench/stability.py --data ../shared/data --output bench/results/stability.json
 
 Each split is judged `--repeats` times by a fresh executor; the median of the seconds counts. Plain
-execution of the same queries in the same run, turn by turn, says what the probes cost.
+execution of the same queries in the same run, turn by turn, says what the probes cost. Then every
+gold called stable, also those that needed no probe, is run on reordered copies of its database.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import apsw
 
 from spftcore.verify import Executor
 from spftcore.verify.stability import stable
+from spftcore.verify.stability_copies import reordered_copies
 
 SPLITS = {"dev": "dev.json", "train": "train_spider.json"}
 
@@ -67,6 +69,32 @@ def judge(queries: list[tuple[str, str]], repeats: int, threads: int) -> dict[st
     }
 
 
+def missed(queries: list[tuple[str, str]], threads: int) -> tuple[int, list[str]]:
+    """Golds called stable, probed or not, that give another bag on a copy with other row orders.
+
+    Returns how many were run on every copy, and the texts of those that differ.
+    """
+    judged: dict[str, list[str]] = defaultdict(list)
+    ran, differing = 0, set()
+    with Executor(threads=threads) as executor:
+        distinct = sorted(set(queries))
+        for (database, sql), result in zip(distinct, stable(executor, distinct), strict=True):
+            if result.verdict:
+                judged[database].append(sql)
+        for database, texts in judged.items():
+            _, rows = executor.rows(database, "SELECT lower(name) FROM sqlite_master")
+            with reordered_copies(executor, database, frozenset(n for (n,) in rows)) as copies:
+                files = [database, *map(str, copies)]
+                jobs = [(file, sql) for sql in texts for file in files]
+                outcomes = executor.execute(jobs)
+            for i, sql in enumerate(texts):
+                own = outcomes[i * len(files) : (i + 1) * len(files)]
+                ran += all(outcome.ran for outcome in own)
+                if len({outcome.fingerprint for outcome in own if outcome.ran}) > 1:
+                    differing.add(sql)
+    return ran, sorted(differing)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -88,6 +116,12 @@ def main() -> None:
             f"{row['executed']:,} executions of {row['distinct']:,} distinct queries; "
             f"plain execution {row['seconds_plain']:.2f} s"
         )
+        ran, differing = missed(queries, arguments.threads)
+        row["stable_on_copies"], row["missed"] = ran, differing
+        print(
+            f"  {ran:,} distinct stable golds run on five reordered copies, {len(differing)} differ"
+        )
+        print("".join(f"    {sql}\n" for sql in differing), end="")
     if arguments.output:
         report["command"] = shlex.join(["python", *sys.argv])
         report["date"] = datetime.date.today().isoformat()
