@@ -2,7 +2,8 @@
 
 Shapes, dtypes and devices are checked on every call: they cost no device synchronisation. Values
 (ranges, segment borders) are read only from tensors on the CPU, or where the caller passes
-`check=True`, because reading a value from a GPU stops the host until the GPU has caught up.
+`check=True`, because reading a value from a GPU stops the host until the GPU has caught up. They
+are read inside the operators, so that torch.compile neither sees nor drops them.
 """
 
 import torch
@@ -14,9 +15,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INDICES = (torch.int32, torch.int64)
 
 
-def check_head(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, *, check: bool
-) -> None:
+def check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:
     """Refuse arguments of `linear_logprobs` that do not fit together; raises `SpftError`."""
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         raise SpftError(
@@ -46,17 +45,30 @@ def check_head(
             f"[{weight.shape[0]}]."
         )
     _same_device(hidden, weight=weight, targets=targets, bias=bias)
-    if targets.numel() and _readable(targets, check):
-        low, high = (int(bound) for bound in torch.aminmax(targets))
-        if low < 0 or high >= weight.shape[0]:
-            raise SpftError(
-                f"targets reach from {low} to {high}, outside the vocabulary [0, "
-                f"{weight.shape[0]}). Drop padding and ignored tokens before the call."
-            )
 
 
-def check_segments(logprobs: Tensor, cu_seqlens: Tensor, *, check: bool) -> None:
-    """Refuse segment borders that do not cut `logprobs` [N] into non-empty completions."""
+def check_targets(
+    targets: Tensor, vocabulary: int, ignore_index: int | None, *, check: bool
+) -> None:
+    """Refuse targets outside [0, vocabulary) that are not `ignore_index`; raises `SpftError`."""
+    if not targets.numel() or not _readable(targets, check):
+        return
+    low, high = (int(bound) for bound in torch.aminmax(targets))
+    if low >= 0 and high < vocabulary:
+        return
+    unknown = (targets < 0) | (targets >= vocabulary)
+    if ignore_index is not None:
+        unknown &= targets != ignore_index
+    if bool(unknown.any()):
+        row = int(unknown.nonzero()[0])
+        raise SpftError(
+            f"targets reach from {low} to {high}, outside the vocabulary [0, {vocabulary}); the "
+            f"first such is row {row}. Drop padding before the call, or name it as ignore_index."
+        )
+
+
+def check_segments(logprobs: Tensor, cu_seqlens: Tensor) -> None:
+    """Refuse token log-probs or segment borders of a wrong shape, dtype or device."""
     if logprobs.dim() != 1 or logprobs.dtype not in _FLOATS:
         raise SpftError(
             f"logprobs has shape {list(logprobs.shape)} and dtype {logprobs.dtype}; give one "
@@ -68,9 +80,13 @@ def check_segments(logprobs: Tensor, cu_seqlens: Tensor, *, check: bool) -> None
             "the S + 1 borders of S completions as int64 or int32."
         )
     _same_device(logprobs, cu_seqlens=cu_seqlens)
+
+
+def check_borders(cu_seqlens: Tensor, tokens: int, *, check: bool) -> None:
+    """Refuse segment borders that do not cut `tokens` tokens into non-empty completions."""
     if not _readable(cu_seqlens, check):
         return
-    first, last, tokens = int(cu_seqlens[0]), int(cu_seqlens[-1]), logprobs.shape[0]
+    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
     if first != 0 or last != tokens:
         raise SpftError(
             f"cu_seqlens runs from {first} to {last}, but there are {tokens} token log-probs. It "
@@ -92,15 +108,12 @@ def check_pairs(
     chosen: Tensor,
     rejected: Tensor,
     values: dict[str, Tensor | None],
-    *,
-    check: bool,
 ) -> None:
-    """Refuse arguments of `pair_loss` that do not fit together; raises `SpftError`.
+    """Refuse arguments of `pair_loss` whose shapes, dtypes or devices do not fit together.
 
-    `values` holds the per-pair floating-point arguments by name; `reward` and `rejected_scale` lie
-    in [0, 1] and `weight` is at least 0.
+    `values` holds the per-pair floating-point arguments by name.
     """
-    check_segments(logprobs, cu_seqlens, check=check)
+    check_segments(logprobs, cu_seqlens)
     if reference.shape != logprobs.shape:
         raise SpftError(
             f"reference holds {reference.numel()} token log-probs, logprobs {logprobs.numel()}. "
@@ -126,8 +139,29 @@ def check_pairs(
                 f"{name} has shape {list(value.shape)} and dtype {value.dtype}; give one "
                 f"floating-point number for each of the {pairs.numel()} pairs."
             )
+        if value is not None and value.requires_grad:
+            raise SpftError(
+                f"{name} requires a gradient, but the loss is differentiable in logprobs alone. "
+                "Detach it."
+            )
     _same_device(logprobs, reference=reference, chosen=chosen, rejected=rejected, **values)
-    if not pairs.numel():
+
+
+def check_pair_values(
+    cu_seqlens: Tensor,
+    tokens: int,
+    chosen: Tensor,
+    rejected: Tensor,
+    values: dict[str, Tensor | None],
+    *,
+    check: bool,
+) -> None:
+    """Refuse values of `pair_loss` outside their ranges.
+
+    `reward` and `rejected_scale` lie in [0, 1], `weight` is at least 0.
+    """
+    check_borders(cu_seqlens, tokens, check=check)
+    if not chosen.numel():
         return
     sequences = cu_seqlens.shape[0] - 1
     for name, index in (("chosen", chosen), ("rejected", rejected)):

@@ -13,18 +13,42 @@ share a multiprocessor's 65,536: 80 MB of rows are under way on 132 of them, abo
 H200's L2. The maximum is kept per block, not per lane: a lane's own maximum would cost a
 second exponential per element, 4.8 T/s at H200 bandwidth where its units give 3.7 T/s
 (132 multiprocessors x 16 a clock x 1.75 GHz).
+
+Tuning: `tune` measures the short list below on the GPU at hand and keeps the fastest for the rest
+of the process. It runs when called and never by itself: the block decides in which order a row is
+summed, so that a choice made by timing could give a resumed run other last bits than an
+uninterrupted one. Untuned, the block is always the one above: same inputs, same bits, in every
+process.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 # Triton reads the annotations of a kernel's parameters: only constexpr ones carry one.
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 8192
-WARPS = 16
+from spftcore.errors import SpftError
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Columns a program handles at a time, and its warps."""
+
+    block: int
+    warps: int
+
+
+# All keep 16 columns a thread, or 8 in the last: more per thread spilled with a cap.
+FIXED = Launch(8192, 16)
+CANDIDATES = (FIXED, Launch(2048, 4), Launch(4096, 8), Launch(16384, 32), Launch(8192, 32))
+
+# What `tune` chose, by (device, dtype, vocabulary, capped); FIXED for all others.
+_tuned: dict[tuple[torch.device, torch.dtype, int, bool], Launch] = {}
 
 
 @triton.jit
@@ -60,6 +84,8 @@ def target_logprobs_kernel(
     vocabulary,
     stride,
     cap,
+    ignored,
+    IGNORES: tl.constexpr,
     CAPPED: tl.constexpr,
     GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -67,13 +93,17 @@ def target_logprobs_kernel(
     """Row u of logits [n, V] (row stride `stride`, in elements) -> logprobs [n] in fp32.
 
     z = cap tanh(u) if CAPPED, else u. With GRADIENT, u becomes d logprob / d u. A target outside
-    [0, V) gives NaN and touches nothing outside the row.
+    [0, V) gives NaN and touches nothing outside the row. With IGNORES, a row whose target is
+    `ignored` gets log-prob 0 and gradient 0, and its logits are not read for the sum.
     """
     index = tl.program_id(0)
     # int64: index * stride passes 2^31 at 14,123 rows of 152,064.
     row = logits + index.to(tl.int64) * stride
     target = tl.load(targets + index)
     known = (target >= 0) & (target < vocabulary)
+    summed = vocabulary
+    if IGNORES:
+        summed = tl.where(target == ignored, 0, vocabulary)
     # Read before the first sweep: its reductions are barriers, so no warp's second sweep can
     # overwrite the target's logit before every warp has read it.
     chosen = tl.load(row + target, mask=known, other=float("nan")).to(tl.float32)
@@ -85,7 +115,7 @@ def target_logprobs_kernel(
     columns = tl.arange(0, BLOCK)
     top = -1.0e30
     rest = 0.0
-    for start in range(0, vocabulary, BLOCK):
+    for start in range(0, summed, BLOCK):
         column = start + columns
         z = tl.load(row + column, mask=column < vocabulary, other=0.0).to(tl.float32)
         if CAPPED:
@@ -98,6 +128,8 @@ def target_logprobs_kernel(
     odds = tl.log(rest) + top - chosen
     loss = tl.maximum(odds, 0.0) + _log1p(tl.exp(-tl.abs(odds)))
     loss = tl.where(odds == odds, loss, odds)  # a maximum may swallow NaN
+    if IGNORES:
+        loss = tl.where(target == ignored, 0.0, loss)
     tl.store(logprobs + index, -loss)
 
     if GRADIENT:
@@ -116,20 +148,72 @@ def target_logprobs_kernel(
                 slope = 1.0
                 z = u
             gradient = tl.where(column == target, missing, -tl.exp(z - total)) * slope
+            if IGNORES:
+                gradient = tl.where(target == ignored, 0.0, gradient)
             tl.store(row + column, gradient.to(logits.dtype.element_ty), mask=inside)
 
 
-def target_logprobs_triton_(
-    logits: Tensor, targets: Tensor, cap: float | None, gradient: bool
+def target_logprobs_(
+    logits: Tensor,
+    targets: Tensor,
+    cap: float | None,
+    gradient: bool,
+    ignore_index: int | None = None,
 ) -> Tensor:
-    """`logits.target_logprobs_` on a GPU: [n, V], [n] -> [n] in fp32; the gradient is normalised.
+    """Log-prob of each row's target in fp32, [n, V], [n] -> [n]; logits become its gradient.
 
-    logits: fp32, fp16 or bf16, last dimension contiguous; overwritten where `gradient`.
+    logits: fp32, fp16 or bf16, last dimension contiguous; overwritten by d logprob / d u where
+    `gradient`, else left alone. targets: int32 or int64. cap: c, or None. ignore_index: rows with
+    this target get log-prob and gradient 0. Raises `SpftError` for logits of another layout.
     """
+    if logits.dim() != 2 or logits.stride(1) != 1:
+        raise SpftError(
+            f"The logits' shape is {list(logits.shape)} and their strides {logits.stride()}; the "
+            "kernel reads rows [n, V] whose last dimension is contiguous. Call .contiguous()."
+        )
+    key = (logits.device, logits.dtype, logits.shape[1], cap is not None)
+    return _launch(_tuned.get(key, FIXED), logits, targets, cap, gradient, ignore_index)
+
+
+def tune(
+    vocabulary: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    capped: bool = False,
+    milliseconds: Callable[[Callable[[], Tensor]], float] = triton.testing.do_bench,
+) -> Launch:
+    """Measure `CANDIDATES` on rows of `vocabulary` logits and use the fastest from now on.
+
+    device: with its index. milliseconds: measures one call. Call it before training begins, on
+    every process alike, and not where a run must repeat another's bits.
+    """
+    rows = 4 * 132  # four waves of the largest multiprocessor counts, 2 resident programs each
+    logits = torch.zeros(rows, vocabulary, dtype=dtype, device=device)
+    targets = torch.zeros(rows, dtype=torch.int64, device=device)
+    cap = 1.0 if capped else None
+
+    def cost(launch: Launch) -> float:
+        return milliseconds(lambda: _launch(launch, logits, targets, cap, True, None))
+
+    fastest = min(CANDIDATES, key=cost)
+    _tuned[(logits.device, dtype, vocabulary, capped)] = fastest
+    return fastest
+
+
+def _launch(
+    launch: Launch,
+    logits: Tensor,
+    targets: Tensor,
+    cap: float | None,
+    gradient: bool,
+    ignore_index: int | None,
+) -> Tensor:
     rows, vocabulary = logits.shape
     logprobs = torch.empty(rows, dtype=torch.float32, device=logits.device)
     if rows == 0:
         return logprobs
+    block = min(launch.block, triton.next_power_of_2(vocabulary))
     with torch.cuda.device_of(logits):
         target_logprobs_kernel[(rows,)](
             logits,
@@ -138,9 +222,11 @@ def target_logprobs_triton_(
             vocabulary,
             logits.stride(0),
             0.0 if cap is None else cap,
+            0 if ignore_index is None else ignore_index,
+            IGNORES=ignore_index is not None,
             CAPPED=cap is not None,
             GRADIENT=gradient,
-            BLOCK=min(BLOCK, triton.next_power_of_2(vocabulary)),
-            num_warps=WARPS if vocabulary > 2048 else 4,
+            BLOCK=block,
+            num_warps=min(launch.warps, max(1, block // 512)),
         )
     return logprobs

@@ -15,12 +15,15 @@ sequence is in. SPFT-SQL (arXiv 2509.03937, eq. 3) is w = R, SPIN is w = 1.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from spftcore.kernels.checks import check_pairs, check_segments
+from spftcore.kernels.checks import check_borders, check_pair_values, check_pairs, check_segments
+from spftcore.kernels.dispatch import accurate, on_triton
 
 
 @dataclass(frozen=True)
@@ -82,19 +85,174 @@ def pair_loss(
     Raises `SpftError` for arguments that do not fit together.
     """
     values = {"reward": reward, "weight": weight, "rejected_scale": rejected_scale}
-    check_pairs(logprobs, reference, cu_seqlens, chosen, rejected, values, check=check)
-    if rejected_scale is None:
-        rejected_scale = reward
-    if logprobs.is_cuda and logprobs.dtype != torch.float64:
-        from spftcore.kernels.pairs_triton import pair_loss_triton
+    check_pairs(logprobs, reference, cu_seqlens, chosen, rejected, values)
+    loss, results = _PairLoss.apply(
+        logprobs,
+        reference,
+        cu_seqlens,
+        chosen,
+        rejected,
+        reward,
+        reward if rejected_scale is None else rejected_scale,
+        weight,
+        lam,
+        nll_weight,
+        check,
+    )
+    return loss, PairStatistics(*results[:5].unbind())
 
-        return pair_loss_triton(
-            logprobs, reference, cu_seqlens, chosen, rejected, rejected_scale, weight, lam,
+
+class _PairLoss(torch.autograd.Function):
+    """The two operators below: the loss with its coefficients, and the tokens' gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logprobs: Tensor,
+        reference: Tensor,
+        cu_seqlens: Tensor,
+        chosen: Tensor,
+        rejected: Tensor,
+        reward: Tensor,
+        rejected_scale: Tensor,
+        weight: Tensor | None,
+        lam: float,
+        nll_weight: float,
+        check: bool,
+    ) -> tuple[Tensor, Tensor]:
+        loss, results = _pair_operator(
+            logprobs,
+            reference,
+            cu_seqlens,
+            chosen,
+            rejected,
+            reward,
+            rejected_scale,
+            weight,
+            lam,
             nll_weight,
+            check,
+        )
+        ctx.save_for_backward(logprobs, cu_seqlens, chosen, rejected, results)
+        ctx.mark_non_differentiable(results)
+        ctx.set_materialize_grads(False)
+        return loss, results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        gradient = None
+        if upstream is not None:
+            gradient = _gradient_operator(upstream, *ctx.saved_tensors)
+        return gradient, *[None] * 10
+
+
+def pair_forward(
+    logprobs: Tensor,
+    reference: Tensor,
+    cu_seqlens: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    reward: Tensor,
+    rejected_scale: Tensor,
+    weight: Tensor | None,
+    lam: float,
+    nll_weight: float,
+    check: bool,
+) -> tuple[Tensor, Tensor]:
+    """Loss [P]; results [7, P]: margin, a, b, a - a_ref, b - b_ref, d loss / d a, d loss / d b."""
+    values = {"reward": reward, "weight": weight, "rejected_scale": rejected_scale}
+    tokens = logprobs.shape[0]
+    check_pair_values(cu_seqlens, tokens, chosen, rejected, values, check=check)
+    if on_triton(logprobs):
+        from spftcore.kernels.pairs_triton import pair_loss_triton_
+
+        loss, results = _pair_memory(logprobs, chosen)
+        pair_loss_triton_(
+            loss, results, logprobs, reference, cu_seqlens, chosen, rejected, rejected_scale,
+            weight, lam, nll_weight,
         )  # fmt: skip
-    return pair_loss_reference(
+        return loss, results
+    loss, margin, total, gain = _pair_terms(
         logprobs, reference, cu_seqlens, chosen, rejected, rejected_scale, weight, lam, nll_weight
     )
+    s = torch.sigmoid(-margin)
+    pull, push = s * -lam, s * (lam * rejected_scale.to(s.dtype))
+    if nll_weight:
+        pull -= nll_weight / cu_seqlens.diff()[chosen]
+    if weight is not None:
+        dropped, factor = weight == 0, weight.to(s.dtype)
+        pull = (pull * factor).masked_fill_(dropped, 0.0)
+        push = (push * factor).masked_fill_(dropped, 0.0)
+    statistics = margin, total[chosen], total[rejected], gain[chosen], gain[rejected]
+    return loss, torch.stack([*statistics, pull, push])
+
+
+def pair_gradient(
+    upstream: Tensor,
+    logprobs: Tensor,
+    cu_seqlens: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    results: Tensor,
+) -> Tensor:
+    """d loss / d logprobs [N], for the losses' gradient upstream [P] and `pair_forward`'s results.
+
+    `logprobs` lends its shape and dtype.
+    """
+    if on_triton(logprobs):
+        from spftcore.kernels.pairs_triton import pair_gradient_triton_
+
+        gradient = logprobs.new_zeros(logprobs.shape)
+        pair_gradient_triton_(gradient, upstream, cu_seqlens, chosen, rejected, results)
+        return gradient
+    # A dropped pair has coefficient 0 and stays at 0 for any upstream.
+    pull, push = (torch.where(row == 0, row, row * upstream) for row in results[5:])
+    coefficients = results.new_zeros(cu_seqlens.shape[0] - 1)
+    coefficients.index_add_(0, chosen, pull).index_add_(0, rejected, push)
+    lengths = cu_seqlens.diff()
+    spread = coefficients.repeat_interleave(lengths, output_size=logprobs.shape[0])
+    return spread.to(logprobs.dtype)
+
+
+_pair_operator = torch.library.custom_op("spftcore::pair_loss", pair_forward, mutates_args=())
+_gradient_operator = torch.library.custom_op(
+    "spftcore::pair_loss_gradient", pair_gradient, mutates_args=()
+)
+
+
+@_pair_operator.register_fake
+def _(
+    logprobs: Tensor,
+    reference: Tensor,
+    cu_seqlens: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    reward: Tensor,
+    rejected_scale: Tensor,
+    weight: Tensor | None,
+    lam: float,
+    nll_weight: float,
+    check: bool,
+) -> tuple[Tensor, Tensor]:
+    return _pair_memory(logprobs, chosen)
+
+
+@_gradient_operator.register_fake
+def _(
+    upstream: Tensor,
+    logprobs: Tensor,
+    cu_seqlens: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    results: Tensor,
+) -> Tensor:
+    return logprobs.new_empty(logprobs.shape)
+
+
+def _pair_memory(logprobs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    pairs, dtype = chosen.shape[0], accurate(logprobs.dtype)
+    return logprobs.new_empty(pairs, dtype=dtype), logprobs.new_empty(7, pairs, dtype=dtype)
 
 
 def pair_loss_reference(
@@ -108,36 +266,53 @@ def pair_loss_reference(
     lam: float,
     nll_weight: float = 0.0,
 ) -> tuple[Tensor, PairStatistics]:
-    """Plain, differentiable PyTorch for `pair_loss`, and its CPU path; arguments as there."""
+    """Plain PyTorch for `pair_loss`, differentiable by autograd; arguments and result as there."""
+    loss, margin, total, gain = _pair_terms(
+        logprobs, reference, cu_seqlens, chosen, rejected, rejected_scale, weight, lam, nll_weight
+    )
+    total, gain = total.detach(), gain.detach()
+    statistics = PairStatistics(
+        margin.detach(), total[chosen], total[rejected], gain[chosen], gain[rejected]
+    )
+    return loss, statistics
+
+
+def _pair_terms(
+    logprobs: Tensor,
+    reference: Tensor,
+    cu_seqlens: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    rejected_scale: Tensor,
+    weight: Tensor | None,
+    lam: float,
+    nll_weight: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """loss [P] and margin [P]; sums of log-probs [S] and of their gains over the reference [S]."""
     total = _segment_sums(logprobs, cu_seqlens)
     # Token by token: the difference of two long sums would lose its digits.
     gain = _segment_sums(logprobs.to(total.dtype) - reference.to(total.dtype), cu_seqlens)
-    chosen_gain, rejected_gain = gain[chosen], gain[rejected]
     w = rejected_scale.to(total.dtype)
     # Not w * (b - b_ref): a right answer's log-prob of -inf must not turn 0 * inf into NaN.
-    margin = lam * (chosen_gain - w * rejected_gain.where(w != 0, 0.0))
+    margin = lam * (gain[chosen] - w * gain[rejected].where(w != 0, 0.0))
     loss = F.softplus(-margin, threshold=_SOFTPLUS_LINEAR)
     if nll_weight:
         loss = loss - nll_weight * total[chosen] / cu_seqlens.diff()[chosen]
     if weight is not None:
-        loss = loss * weight.to(loss.dtype)
-    total = total.detach()
-    statistics = PairStatistics(
-        margin.detach(),
-        total[chosen],
-        total[rejected],
-        chosen_gain.detach(),
-        rejected_gain.detach(),
-    )
-    return loss, statistics
+        # A dropped pair has loss 0 even where its own would be infinite.
+        loss = torch.where(weight == 0, 0.0, loss * weight.to(loss.dtype))
+    return loss, margin, total, gain
 
 
 def sequence_sums(logprobs: Tensor, cu_seqlens: Tensor, *, check: bool = False) -> Tensor:
     """Sum of each completion's token log-probs, [N] -> [S], in fp32 (fp64 for fp64).
 
-    cu_seqlens: [S + 1]; differentiable in `logprobs`. `check` as in `pair_loss`.
+    cu_seqlens: [S + 1]; differentiable in `logprobs`. `check` as in `pair_loss`; under
+    torch.compile values are read only with it.
     """
-    check_segments(logprobs, cu_seqlens, check=check)
+    check_segments(logprobs, cu_seqlens)
+    if check or not torch.compiler.is_compiling():
+        check_borders(cu_seqlens, logprobs.shape[0], check=check)
     return _segment_sums(logprobs, cu_seqlens)
 
 

@@ -16,15 +16,10 @@ same bits. Traffic: N numbers written, 2 P indices and 3 P numbers read per 16 s
 # mypy: disable-error-code="no-untyped-def"
 # Triton reads the annotations of a kernel's parameters: only constexpr ones carry one.
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from spftcore.kernels.pairs import PairStatistics
 
 BLOCK_PAIRS = 16
 BLOCK_TOKENS = 32
@@ -99,9 +94,10 @@ def pair_loss_kernel(
     pull -= nll_weight / length
     if WEIGHTED:
         factor = tl.load(weight + pair, mask=inside, other=0.0).to(tl.float32)
-        loss *= factor
-        pull *= factor
-        push *= factor
+        # A dropped pair has loss 0 even where its own would be infinite or NaN.
+        loss = tl.where(factor == 0.0, 0.0, loss * factor)
+        pull = tl.where(factor == 0.0, 0.0, pull * factor)
+        push = tl.where(factor == 0.0, 0.0, push * factor)
     tl.store(losses + pair, loss, mask=inside)
     tl.store(results + pair, margin, mask=inside)
     tl.store(results + pairs + pair, a, mask=inside)
@@ -135,8 +131,10 @@ def pair_gradient_kernel(
         pair = first + tl.arange(0, BLOCK_SCAN)
         known = pair < pairs
         above = tl.load(upstream + pair * upstream_stride, mask=known, other=0.0).to(tl.float32)
-        pull = above * tl.load(results + 5 * pairs + pair, mask=known, other=0.0)
-        push = above * tl.load(results + 6 * pairs + pair, mask=known, other=0.0)
+        pull = tl.load(results + 5 * pairs + pair, mask=known, other=0.0)
+        push = tl.load(results + 6 * pairs + pair, mask=known, other=0.0)
+        pull = tl.where(pull == 0.0, 0.0, pull * above)
+        push = tl.where(push == 0.0, 0.0, push * above)
         gold = tl.load(chosen + pair, mask=known, other=-1)
         answer = tl.load(rejected + pair, mask=known, other=-1)
         total += tl.sum(tl.where(sequence[:, None] == gold[None, :], pull[None, :], 0.0), axis=1)
@@ -151,77 +149,9 @@ def pair_gradient_kernel(
         tl.store(gradient + token, value.to(gradient.dtype.element_ty), mask=token < end[:, None])
 
 
-class _PairLoss(torch.autograd.Function):
-    """Ties the two launches together."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logprobs: Tensor,
-        reference: Tensor,
-        cu_seqlens: Tensor,
-        chosen: Tensor,
-        rejected: Tensor,
-        scale: Tensor,
-        weight: Tensor | None,
-        lam: float,
-        nll_weight: float,
-    ) -> tuple[Tensor, Tensor]:
-        pairs = chosen.shape[0]
-        losses = torch.empty(pairs, dtype=torch.float32, device=logprobs.device)
-        results = torch.empty(7, pairs, dtype=torch.float32, device=logprobs.device)
-        if pairs:
-            with torch.cuda.device_of(logprobs):
-                pair_loss_kernel[(triton.cdiv(pairs, BLOCK_PAIRS),)](
-                    logprobs,
-                    reference,
-                    cu_seqlens,
-                    chosen,
-                    rejected,
-                    scale,
-                    scale if weight is None else weight,
-                    losses,
-                    results,
-                    pairs,
-                    lam,
-                    nll_weight,
-                    WEIGHTED=weight is not None,
-                    BLOCK_PAIRS=BLOCK_PAIRS,
-                    BLOCK_TOKENS=BLOCK_TOKENS,
-                    num_warps=WARPS,
-                )
-        ctx.save_for_backward(cu_seqlens, chosen, rejected, results)
-        ctx.tokens, ctx.dtype = logprobs.shape[0], logprobs.dtype
-        ctx.mark_non_differentiable(results)
-        ctx.set_materialize_grads(False)
-        return losses, results
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: None) -> tuple[Tensor | None, ...]:
-        cu_seqlens, chosen, rejected, results = ctx.saved_tensors
-        gradient = torch.zeros(ctx.tokens, dtype=ctx.dtype, device=results.device)
-        sequences, pairs = cu_seqlens.shape[0] - 1, chosen.shape[0]
-        with torch.cuda.device_of(results):
-            pair_gradient_kernel[(triton.cdiv(sequences, BLOCK_SEQUENCES),)](
-                gradient,
-                cu_seqlens,
-                chosen,
-                rejected,
-                results,
-                upstream,
-                upstream.stride(0),
-                sequences,
-                pairs,
-                BLOCK_SEQUENCES=BLOCK_SEQUENCES,
-                BLOCK_SCAN=BLOCK_SCAN,
-                BLOCK_TOKENS=BLOCK_TOKENS,
-                num_warps=WARPS,
-            )
-        return gradient, None, None, None, None, None, None, None, None
-
-
-def pair_loss_triton(
+def pair_loss_triton_(
+    loss: Tensor,
+    results: Tensor,
     logprobs: Tensor,
     reference: Tensor,
     cu_seqlens: Tensor,
@@ -230,18 +160,57 @@ def pair_loss_triton(
     rejected_scale: Tensor,
     weight: Tensor | None,
     lam: float,
-    nll_weight: float = 0.0,
-) -> tuple[Tensor, PairStatistics]:
-    """`pairs.pair_loss_reference` on a GPU: one launch forward, one backward; sums in fp32."""
-    loss, results = _PairLoss.apply(
-        logprobs.contiguous(),
-        reference.contiguous(),
-        cu_seqlens.contiguous(),
-        chosen.contiguous(),
-        rejected.contiguous(),
-        rejected_scale.contiguous(),
-        None if weight is None else weight.contiguous(),
-        lam,
-        nll_weight,
-    )
-    return loss, PairStatistics(*results[:5].unbind())
+    nll_weight: float,
+) -> None:
+    """Write `pairs.pair_forward`'s loss [P] and results [7, P], both fp32, in one launch."""
+    pairs = chosen.shape[0]
+    if pairs == 0:
+        return
+    scale = rejected_scale.contiguous()
+    with torch.cuda.device_of(logprobs):
+        pair_loss_kernel[(triton.cdiv(pairs, BLOCK_PAIRS),)](
+            logprobs.contiguous(),
+            reference.contiguous(),
+            cu_seqlens.contiguous(),
+            chosen.contiguous(),
+            rejected.contiguous(),
+            scale,
+            scale if weight is None else weight.contiguous(),
+            loss,
+            results,
+            pairs,
+            lam,
+            nll_weight,
+            WEIGHTED=weight is not None,
+            BLOCK_PAIRS=BLOCK_PAIRS,
+            BLOCK_TOKENS=BLOCK_TOKENS,
+            num_warps=WARPS,
+        )
+
+
+def pair_gradient_triton_(
+    gradient: Tensor,
+    upstream: Tensor,
+    cu_seqlens: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    results: Tensor,
+) -> None:
+    """Write `pairs.pair_gradient`'s gradient [N] in one launch; tokens of no segment stay."""
+    sequences, pairs = cu_seqlens.shape[0] - 1, chosen.shape[0]
+    with torch.cuda.device_of(results):
+        pair_gradient_kernel[(triton.cdiv(sequences, BLOCK_SEQUENCES),)](
+            gradient,
+            cu_seqlens.contiguous(),
+            chosen.contiguous(),
+            rejected.contiguous(),
+            results,
+            upstream,
+            upstream.stride(0),
+            sequences,
+            pairs,
+            BLOCK_SEQUENCES=BLOCK_SEQUENCES,
+            BLOCK_SCAN=BLOCK_SCAN,
+            BLOCK_TOKENS=BLOCK_TOKENS,
+            num_warps=WARPS,
+        )

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from spftcore.errors import SpftError
 from spftcore.kernels import linear_logprobs, linear_logprobs_reference
@@ -148,6 +147,19 @@ def test_logits_of_plus_and_minus_80(dtype):
     assert hidden.grad[:, 0].tolist() == [0.0, -160.0]
 
 
+@pytest.mark.parametrize("trained", [("hidden",), ("hidden", "weight")])
+@pytest.mark.parametrize("chunk_bytes", [3 * 600 * 4, 2**20])
+def test_logits_that_grow_along_the_vocabulary(trained, chunk_bytes):
+    # Each tile of the vocabulary exceeds all earlier ones by far, up to 80; and no target is the
+    # largest, so that exponentials relative to anything but the maximum would overflow.
+    torch.manual_seed(0)
+    hidden = torch.rand(8, 1) + 0.5
+    weight = torch.linspace(-80, 80, 600)[:, None] + 0.1 * torch.randn(600, 1)
+    assert_as_close_to_truth_as_plain_pytorch(
+        hidden / hidden.max(), weight, torch.randint(300, (8,)), None, trained, chunk_bytes
+    )
+
+
 def test_a_confident_target_keeps_its_digits():
     # log p = -log(1 + e^-20) = -e^-20 + ...: fp32 log_softmax rounds it to 0.
     hidden = torch.tensor([[20.0]], requires_grad=True)
@@ -172,57 +184,6 @@ def test_same_inputs_give_the_same_bits(trained, rows_per_chunk):
         for _ in range(2)
     ]
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
-
-
-class LargestAllocation(TorchDispatchMode):
-    """Records the largest number of elements that any operation's result holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, Tensor):
-                stored = tensor.untyped_storage().nbytes() // tensor.element_size()
-                self.elements = max(self.elements, stored)
-        return result
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("trained", [(), ("hidden",), ("hidden", "weight")])
-@pytest.mark.parametrize("softcap", [None, 3.0])
-def test_no_tensor_of_all_tokens_times_vocabulary_is_made(dtype, trained, softcap):
-    tokens, width, vocabulary, rows = 64, 8, 1000, 5
-    hidden, weight, targets, _ = problem(tokens, width, vocabulary, dtype)
-    with LargestAllocation() as largest:
-        values_and_gradients(
-            linear_logprobs,
-            (hidden, weight, None),
-            targets,
-            trained,
-            softcap=softcap,
-            chunk_bytes=rows * vocabulary * dtype.itemsize,
-        )
-    # The largest tensors: a chunk's logits, and the head itself (here as its gradient).
-    assert largest.elements <= max(rows, width) * vocabulary
-
-
-def test_scoring_without_gradients_does_not_project_back():
-    hidden, weight, targets, _ = problem(31, 47, 123, torch.float32)
-    hidden.requires_grad_()
-    products = []
-
-    class Products(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if "mm" in function.__name__:
-                products.append(function.__name__)
-            return function(*args, **(kwargs or {}))
-
-    with torch.no_grad(), Products():
-        linear_logprobs(hidden, weight, targets)
-    assert len(products) == 1
 
 
 def test_backward_may_run_twice_on_a_kept_graph():
@@ -258,6 +219,43 @@ def test_autocast_casts_hidden_and_head():
     assert hidden.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("rows_per_chunk", [5, 1000])
+def test_ignored_rows_are_as_if_they_were_not_there(rows_per_chunk):
+    hidden, weight, targets, bias = problem(31, 47, 123, torch.float32)
+    ignored = torch.arange(31) % 3 == 1
+    hidden[4] = math.nan  # an ignored row may hold anything
+    targets[ignored] = -100
+    leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
+    logprobs = linear_logprobs(
+        leaves[0],
+        leaves[1],
+        targets,
+        leaves[2],
+        ignore_index=-100,
+        chunk_bytes=rows_per_chunk * 123 * 4,
+    )
+    kept = [hidden[~ignored], weight, bias]
+    others = [tensor.double().requires_grad_() for tensor in kept]
+    truth = linear_logprobs_reference(others[0], others[1], targets[~ignored], others[2])
+    assert not logprobs[ignored].any()
+    torch.testing.assert_close(logprobs[~ignored].double(), truth, rtol=1e-6, atol=1e-5)
+    got = torch.autograd.grad(logprobs.sum(), leaves)
+    expected = torch.autograd.grad(truth.sum(), others)
+    assert not got[0][ignored].any()
+    torch.testing.assert_close(got[0][~ignored].double(), expected[0], rtol=1e-5, atol=1e-5)
+    for mine, true in zip(got[1:], expected[1:], strict=True):
+        torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
+
+
+def test_all_rows_may_be_ignored():
+    hidden, weight, _, _ = problem(4, 5, 7, torch.float32)
+    leaves = hidden.requires_grad_(), weight.requires_grad_()
+    logprobs = linear_logprobs(*leaves, torch.full((4,), -100), ignore_index=-100)
+    logprobs.sum().backward()
+    assert not logprobs.any()
+    assert not any(leaf.grad.any() for leaf in leaves)
+
+
 def test_no_tokens_give_no_logprobs():
     hidden = torch.zeros(0, 4, requires_grad=True)
     weight = torch.ones(7, 4, requires_grad=True)
@@ -279,7 +277,8 @@ def test_a_nan_stays_in_its_row():
     ("change", "words"),
     [
         ({"targets": torch.tensor([0, 5])}, "outside the vocabulary"),
-        ({"targets": torch.tensor([-100, 0])}, "outside the vocabulary"),
+        ({"targets": torch.tensor([-100, 0])}, "first such is row 0"),
+        ({"targets": torch.tensor([-100, 5]), "ignore_index": -100}, "first such is row 1"),
         ({"targets": torch.tensor([0, 1, 2])}, "one target id per row"),
         ({"targets": torch.tensor([0.0, 1.0])}, "int64 or int32"),
         ({"weight": torch.zeros(5, 4)}, "same H"),
