@@ -11,13 +11,14 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <unordered_set>
 
 #include "sqlite_api.h"
 #include "types.h"
+#include "watch.h"
 
 namespace spft {
 
@@ -30,15 +31,12 @@ struct DatabaseFile {
 
 DatabaseFile inspect_file(const std::string& path);
 
-// What ended a query from inside SQLite's callbacks, and the counters they check.
-struct Watch {
-    int64_t steps_limit = 0;
-    int64_t steps_per_call = 0;
-    int64_t steps = 0;
-    int64_t deadline_ns = 0;          // of std::chrono::steady_clock
-    const void* cancelled = nullptr;  // std::atomic<bool>
-    enum class Stop : uint8_t { None, Steps, Time, Cancel } stop = Stop::None;
+// Lower-case names, looked up without making a string.
+struct NameHash {
+    using is_transparent = void;
+    size_t operator()(std::string_view name) const { return std::hash<std::string_view>()(name); }
 };
+using Names = std::unordered_set<std::string, NameHash, std::equal_to<>>;
 
 class Connection {
   public:
@@ -69,11 +67,12 @@ class Connection {
     static int on_progress(void* self);
     int decide(int action, const char* first, const char* second, const char* database);
     bool readable(std::string_view table, std::string_view column, const char* database);
+    bool own_table(std::string_view table);
     int deny(std::string what);
     bool fail(int rc, const char* doing);
     bool configure();
     bool read_schema();
-    void connect_virtual_tables();
+    bool connect_virtual_tables();
 
     std::string path_;
     std::string error_;
@@ -81,9 +80,11 @@ class Connection {
     Limits limits_;
     bool fold_case_ = false;
     bool trim_right_ = false;
-    std::unordered_set<std::string> readable_;  // lower-case names of the database's own tables
-    std::unordered_set<std::string> refused_;   // tables of modules that are not allowed
-    std::unordered_set<std::string> modules_;   // modules SQLite knows, usable as tables or not
+    Names readable_;  // lower-case names of the database's own tables
+    Names refused_;   // tables of modules that are not allowed
+    Names modules_;   // modules SQLite knows, usable as tables or not
+    // The readable table asked about last: SQLite asks once for each column a query mentions.
+    std::string last_table_;
 };
 
 }  // namespace spft

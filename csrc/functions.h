@@ -3,7 +3,7 @@
 // SQLite's instr(), replace() and trim() compare at every position, so on two strings of n bytes
 // they take n^2 steps that no progress handler sees: replace() of 1 MB by 500 kB patterns runs for
 // tens of seconds. These versions give the same results in time linear in their input and output.
-// LIKE and GLOB keep SQLite's own code (so that LIKE can use an index) under a pattern limit.
+// LIKE and GLOB, which have no such version, are in like.h.
 #pragma once
 
 #include "sqlite_api.h"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from executor_attacks import (
     COUNTING,
+    DENIED,
     EMPTY,
     ERROR,
     LARGE,
@@ -113,8 +114,6 @@ LARGE_VALUES = all_end(
     group_concat_separator=f"{counting(100)}SELECT group_concat(x, {text('s', 100_000)}) FROM c",
     string_agg=f"{counting(10_000)}SELECT string_agg(hex(zeroblob(500)), ',') FROM c",
     json_array=f"SELECT json_array({MEGABYTE}, {MEGABYTE})",
-    json_group=f"{counting(10_000)}SELECT json_group_array(hex(zeroblob(500))) FROM c",
-    json_group_object=f"{counting(10_000)}SELECT json_group_object(x, hex(zeroblob(500))) FROM c",
     json_quote=f"SELECT json_quote({text(chr(1), 900_000)})",
     json_nested="SELECT json_array(json_array(json_quote(hex(zeroblob(400000))),"
     " json_quote(hex(zeroblob(400000)))))",
@@ -122,7 +121,7 @@ LARGE_VALUES = all_end(
 ) | {
     "unistr": (f"SELECT unistr({MEGABYTE})", (OK,)),
     "largest_value": (f"SELECT {MEGABYTE}", (OK,)),
-    "char_of_many": ("SELECT char(" + ", ".join(["1114111"] * 99) + ")", (OK,)),
+    "char_of_many": ("SELECT char(" + ", ".join(["1114111"] * 30) + ")", (OK,)),
     "sum_overflow": (f"{counting(9)}SELECT sum(9223372036854775807) FROM c", (ERROR,)),
     "abs_overflow": ("SELECT abs(-9223372036854775808)", (ERROR,)),
     "shift": ("SELECT 1 << 9223372036854775807, 1 << -9223372036854775808", (OK,)),
@@ -197,9 +196,81 @@ ENDLESS = all_end(
     view_squared=f"{counting(1000)}SELECT count(*) FROM c a, c b, v",
 )
 
+# Functions that do the work of millions of steps inside one: charged, linear, or refused.
+ONE_STEP = (
+    all_end(
+        STEPS,
+        like=f"SELECT {MEGABYTE} LIKE '%' || {text('a', 400)} || 'b'",
+        like_function=f"SELECT like('%' || {text('a', 400)} || 'b', {MEGABYTE})",
+        like_single_characters=f"SELECT {MEGABYTE} LIKE '%a' || {text('_', 490)} || 'b'",
+        like_alternating=f"SELECT {MEGABYTE} LIKE '%' || replace({text('a', 249)}, 'a', '_a')"
+        " || 'b'",
+        like_beyond_ascii=f"SELECT {text('é', 499_000)} LIKE '%' || {text('é', 248)} || 'b'",
+        like_escaped=f"SELECT {MEGABYTE} LIKE '%' || replace({text('a', 249)}, 'a', '!a') || 'b'"
+        " ESCAPE '!'",
+        like_long_pattern=f"SELECT {MEGABYTE} LIKE '%' || {text('a', 40_000)} || 'b'",
+        like_in_a_row="SELECT "
+        + " + ".join([f"(m LIKE '%' || {text('a', 490)} || 'b')"] * 200)
+        + f" FROM (SELECT {MEGABYTE} AS m)",
+        glob=f"SELECT {MEGABYTE} GLOB '*' || {text('a', 498)} || 'b'",
+        glob_sets=f"SELECT {MEGABYTE} GLOB '*' || replace({text('a', 124)}, 'a', '[^b]') || 'b'",
+        glob_one_set=f"SELECT {MEGABYTE} GLOB '*[' || {text('b', 490)} || ']'",
+    )
+    | all_end(
+        OK,
+        like_many_wildcards=f"SELECT {MEGABYTE} LIKE replace({text('a', 249)}, 'a', '%a') || 'b'",
+        like_only_wildcards=f"SELECT {MEGABYTE} LIKE {text('%', 600)}",
+        instr=f"SELECT instr({MEGABYTE}, {text('a', 400_000)} || 'b')",
+        instr_from_the_front=f"SELECT instr({MEGABYTE}, 'b' || {text('a', 400_000)})",
+        replace=f"SELECT length(replace({MEGABYTE}, {text('a', 400_000)} || 'b', ''))",
+        replace_around=f"SELECT length(replace({MEGABYTE}, {text('a', 300_000)} || 'b' ||"
+        f" {text('a', 300_000)}, ''))",
+        trim=f"SELECT length(trim({MEGABYTE}, {text('b', 400_000)} || 'a'))",
+        trim_beyond_ascii=f"SELECT length(rtrim({text('é', 400_000)}, {text('é', 400_000)}))",
+        json_valid=f"SELECT json_valid({text('[', 900_000)})",
+        json_wide=f"SELECT length(json('[' || replace({text('a', 450_000)}, 'a', '1,') || '1]'))",
+        json_paths=f"SELECT json_extract('[' || replace({text('a', 400_000)}, 'a', '1,') || '1]'"
+        + "".join(f", '$[#-{i + 1}]'" for i in range(30))
+        + ")",
+        hex=f"SELECT length(hex({text('a', 400_000)}))",
+        upper=f"SELECT length(upper(lower({MEGABYTE})))",
+        printf_many=f"SELECT length(printf(replace({text('a', 300_000)}, 'a', '%d'), 1))",
+        date_modifiers="SELECT date('now'" + ", '+1 day', '-1 month'" * 15 + ")",
+        date_far="SELECT date('0000-01-01', '+99999999999 months', '-9e18 years')",
+        substr=f"SELECT length(substr({text('é', 490_000)}, 400000, 10000))",
+    )
+    | all_end(
+        DENIED,
+        json_pretty=f"SELECT json_pretty('[[1]]', {MEGABYTE})",
+        json_patch="SELECT json_patch('{}', '{}')",
+        json_group_array=f"{COUNTING}SELECT json_group_array({MEGABYTE}) FROM c",
+        json_group_object=f"{COUNTING}SELECT json_group_object(x, {MEGABYTE}) FROM c",
+        jsonb_group_array=f"{COUNTING}SELECT jsonb_group_array(x) FROM c",
+        median=f"{COUNTING}SELECT median(x) FROM c",
+        percentile=f"{COUNTING}SELECT percentile(x, 50) FROM c",
+        matchinfo=f"SELECT matchinfo(f4, {text('x', 900_000)}) FROM f4 WHERE f4 MATCH 'hello'",
+        offsets="SELECT offsets(f4) FROM f4 WHERE f4 MATCH 'hello'",
+        highlight=f"SELECT highlight(f, 0, {MEGABYTE}, '') FROM f WHERE f MATCH 'hello'",
+        snippet="SELECT snippet(f, 0, '<', '>', '', 64) FROM f WHERE f MATCH 'hello'",
+        optimize="SELECT optimize(f4) FROM f4",
+        highlight_as_rank="SELECT title FROM f WHERE f MATCH 'hello'"
+        " AND rank MATCH 'highlight(0, ''<'', ''>'')' ORDER BY rank",
+    )
+    | all_end(
+        ERROR,
+        unhex=f"SELECT unhex({MEGABYTE}, {MEGABYTE})",
+        full_text_brackets=f"SELECT 1 FROM f WHERE f MATCH {text('(', 900_000)}",
+        full_text_not=f"SELECT 1 FROM f WHERE f MATCH replace({text('a', 9000)}, 'a', 'ab NOT ')"
+        " || 'a'",
+        full_text_4_terms=f"SELECT 1 FROM f4 WHERE f4 MATCH replace({text('a', 9000)}, 'a', 'ab ')",
+        many_arguments="SELECT json_array(" + ", ".join([MEGABYTE] * 99) + ")",
+    )
+)
+
 CATEGORIES: dict[str, Cases] = {
     "large text": LARGE_TEXT,
     "large values": LARGE_VALUES,
     "large results": LARGE_RESULTS,
     "endless": ENDLESS,
+    "one step": ONE_STEP,
 }
