@@ -37,7 +37,7 @@ class FamilyReport:
     Attributes:
         database: its id.
         files: the variants.
-        mutants: mutants of its golds, also those that mean the same as the gold.
+        mutants: mutants of its golds that run, also those that mean the same as the gold.
         by_original: of these, separated by the original already.
         separated: of these, separated by the original or a variant.
         golds: distinct golds given.

@@ -149,7 +149,8 @@ class _Mutator:
             return
         if isinstance(value, str):
             if isinstance(node.parent, exp.Like):
-                for pattern in (value.removeprefix("%"), value.removesuffix("%"), f"%{value}%"):
+                wider = f"%{value.strip('%')}%"
+                for pattern in (value.removeprefix("%"), value.removesuffix("%"), wider):
                     yield exp.Literal.string(pattern)
                 return
             yield from (exp.Literal.string(str(v)) for v in self._other_values(node)[:1])

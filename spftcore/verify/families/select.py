@@ -29,6 +29,8 @@ ROUNDS_WITHOUT_GAIN = 2
 # others its relatives, which nobody has thought of. The same for files on which a gold has rows.
 WORTH = (8, 4, 2, 1)
 
+_BROKEN = (Status.SYNTAX_ERROR, Status.MISSING_NAME, Status.SQL_ERROR, Status.DENIED)
+
 
 @dataclass
 class Case:
@@ -54,11 +56,15 @@ class Kept:
 
 @dataclass
 class _View:
-    """What one file says: separated mutants by case, unfit cases, cases with rows."""
+    """What one file says: separated mutants by case, unfit cases, cases with rows.
 
-    separated: dict[int, list[int]]
-    unfit: list[int]
-    filled: list[int]
+    `broken` are the mutants, by case, that no data could make run.
+    """
+
+    separated: dict[int, list[int]] = field(default_factory=dict)
+    unfit: list[int] = field(default_factory=list)
+    filled: list[int] = field(default_factory=list)
+    broken: dict[int, set[int]] = field(default_factory=dict)
 
 
 def make_cases(
@@ -81,10 +87,13 @@ def look(executor: Executor, file: Path, cases: Sequence[Case], wanted: list[lis
         (file, case.gold.sql, [*case.probes, *(case.mutants[i].sql for i in chosen)])
         for case, chosen in zip(cases, wanted, strict=True)
     ]
-    view = _View({}, [], [])
+    view = _View()
     for number, judgements in enumerate(executor.verify(items)):
         case, chosen = cases[number], wanted[number]
         probes, rest = judgements[: len(case.probes)], judgements[len(case.probes) :]
+        view.broken[number] = {
+            i for i, j in zip(chosen, rest, strict=True) if j.candidate.status in _BROKEN
+        }
         gold = (judgements[0].gold,) if judgements else ()
         if not gold or not gold[0].ran or any(map(differs, probes)):
             view.unfit.append(number)
@@ -125,6 +134,10 @@ def choose(
     Raises:
         CannotFill: no candidate of the first round could be written.
     """
+    everything = [list(range(len(case.mutants))) for case in cases]
+    broken = look(executor, source, cases, everything).broken
+    for number, case in enumerate(cases):
+        case.mutants = [m for i, m in enumerate(case.mutants) if i not in broken[number]]
     everything = [list(range(len(case.mutants))) for case in cases]
     view = look(executor, source, cases, everything)
     for number, found in view.separated.items():
