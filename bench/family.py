@@ -298,6 +298,7 @@ def main() -> None:
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "system": platform.platform(),
+            "load average at the end": os.getloadavg()[0],
         },
         "versions": {
             "python": platform.python_version(),
