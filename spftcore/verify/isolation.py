@@ -36,7 +36,7 @@ from spftcore.verify.outcomes import Status
 Poll = Callable[[int, int], Any]
 
 _POLL_SECONDS = 0.04
-_START_ATTEMPTS = 3
+_START_ATTEMPTS = 2
 
 
 class ProcessPool:
@@ -233,7 +233,9 @@ class _Keepers:
                     self._let_go(number)
                     process.end()
         except BaseException as error:
-            self._fail(SpftError(f"A worker process cannot be kept: {error!r}. Create a new one."))
+            self._fail(
+                SpftError(f"A worker process cannot be kept: {error!r}. Create a new executor.")
+            )
 
     def _start(self, number: int) -> WorkerProcess | None:
         """A worker that is ready; None when the pool is closing or broken."""
@@ -263,7 +265,7 @@ class _Keepers:
         last = words.strip().splitlines()[-1] if words.strip() else "no word"
         self._fail(
             SpftError(
-                f"A worker process did not start in {_START_ATTEMPTS} attempts ({last}). Check "
+                f"A worker process did not start twice ({last}). Check "
                 f'that {sys.executable} can import spftcore, or use isolation="thread".'
             )
         )

@@ -204,7 +204,7 @@ class Batch:
         self.error = SpftError(
             f"A worker process {death.message} again and again, whichever query it was given "
             f"(a database of the batch: {database}). {_quoted(death.log)}"
-            'Look for a shortage of memory, or run with isolation="thread" to see more.'
+            "Give it more memory (memory_bytes), and see whether something outside kills processes."
         )
         self.over.set()
 

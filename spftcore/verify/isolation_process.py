@@ -126,7 +126,7 @@ class WorkerProcess:
         """
         answer = self._converse(b"", len(READY), _START_SECONDS, stop)
         if answer != READY:
-            raise self._die("it did not start as a worker does")
+            raise self._die("did not start as a worker does")
 
     def ask(self, request: bytes, largest: int, queries: int, stop: Callable[[], bool]) -> bytes:
         """Sends a request and waits for the answer, watching the clock of each query.
@@ -170,7 +170,7 @@ class WorkerProcess:
                 if len(received) >= 8:
                     size = int.from_bytes(received[:8], "little")
                     if size > largest or len(received) > 8 + size:
-                        raise self._die("it gave an answer that cannot be")
+                        raise self._die("gave an answer that cannot be")
                     if len(received) == 8 + size:
                         return bytes(received[8:])
                 if closed:
@@ -207,7 +207,7 @@ class WorkerProcess:
         """Kills it because its query does not stop; the query is to blame if it still runs."""
         self.end()
         if self.running() != (started, digest):
-            return Death("it was killed between two queries", None, Status.CRASHED, "")
+            return Death("was killed between two queries", None, Status.CRASHED, "")
         return Death(
             f"killed after {seconds:.1f} s: it did not stop by itself",
             digest,
@@ -221,7 +221,7 @@ class WorkerProcess:
             try:
                 code = self._process.wait(5)
             except subprocess.TimeoutExpired:  # it closed its pipe and lives on
-                message = "it closed its pipe"
+                message = "closed its pipe"
             else:
                 message = _how(code)
         started, digest = self.running()
@@ -271,7 +271,7 @@ class _Watch:
             self._seen, self._since = running, now
         started, digest = running
         if now > self._ends:
-            raise worker._die("it took longer than all its queries may")
+            raise worker._die("took longer than all its queries may")
         if not started:
             if now - self._since > _SILENCE_SECONDS:
                 raise worker._die(f"ran no query for {_SILENCE_SECONDS:.0f} s")
