@@ -197,6 +197,7 @@ def logit_scaling(config: Any) -> tuple[float, float | None]:
     return float(scale), None if softcap is None else float(softcap)
 
 
+@torch.compiler.disable  # how many tokens there are depends on values: one break of the graph
 def _pick(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(positions [N] in [B · T] of the states that predict, their targets [N], borders [B + 1])."""
     if labels.shape != hidden.shape[:2]:

@@ -139,6 +139,19 @@ def test_loss_and_every_gradient_agree_with_plain_pytorch(setting):
         torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_gradient_checkpointing_of_the_model_changes_no_gradient(setting):
+    model, loss, ids, labels, reference, reward = setting
+    model.train()
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        loss(states(model, ids), labels, reference, reward).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(*both) for both in zip(*gradients, strict=True))
+
+
 def test_packed_states_give_the_same_bits_as_padded_ones(setting):
     model, loss, ids, labels, reference, reward = setting
     hidden = states(model, ids).detach()
