@@ -220,6 +220,11 @@ struct Executor::State {
     void run(Batch& batch, uint32_t number, Worker& worker) {
         Work& work = batch.works[number];
         auto result = std::make_shared<Result>();
+        // Opening the file and judging count too: a crash there is this query's.
+        if (running != nullptr) {
+            running->query = query_digest(batch.files[work.database].path, work.sql, Compare::Bag);
+            running->started_ns.store(now_ns(), std::memory_order_release);
+        }
         try {
             run_on_file(batch, work, worker, *result);
         } catch (const std::bad_alloc&) {
@@ -231,6 +236,7 @@ struct Executor::State {
         ++worker.counters.statuses[static_cast<size_t>(result->outcome.status)];
         work.result = std::move(result);
         if (batch.settle) batch.settle(number);
+        if (running != nullptr) running->started_ns.store(0, std::memory_order_release);
     }
 
     void run_on_file(Batch& batch, Work& work, Worker& worker, Result& result) {
@@ -257,16 +263,10 @@ struct Executor::State {
                 result.outcome.message = "visiting tables backwards needs SQLite 3.46 or newer";
                 return;
             }
-            const int64_t started = now_ns();
             const Watchdog::Guard guard(watchdog, worker.number, connection.handle(),
-                                        started + static_cast<int64_t>(limits.seconds * 1e9),
+                                        now_ns() + static_cast<int64_t>(limits.seconds * 1e9),
                                         &batch.cancelled);
-            if (running != nullptr) {
-                running->query = query_digest(file.path, work.sql, Compare::Bag);
-                running->started_ns.store(started, std::memory_order_release);
-            }
             result = run_query(connection, work.sql, limits, wanted);
-            if (running != nullptr) running->started_ns.store(0, std::memory_order_release);
         }
         if (result.outcome.status == Status::DatabaseError) worker.connections.drop(file);
     }
