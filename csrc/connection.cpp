@@ -414,8 +414,8 @@ bool Connection::read_schema() {
         const unsigned char* name = sqlite3_column_text(statement, 0);
         if (name != nullptr) modules_.insert(lower(reinterpret_cast<const char*>(name)));
     }
-    sqlite3_finalize(statement);
-    return true;
+    rc = sqlite3_finalize(statement);
+    return rc == SQLITE_OK || fail(rc, "cannot be read");
 }
 
 bool Connection::connect_virtual_tables() {
@@ -430,15 +430,19 @@ bool Connection::connect_virtual_tables() {
             if (name != nullptr) names.emplace_back(reinterpret_cast<const char*>(name));
         }
     }
-    sqlite3_finalize(list);
+    const int listed = sqlite3_finalize(list);
+    if (listed != SQLITE_OK) return fail(listed, "cannot be read");
     // Virtual tables are rare, and this costs as much as opening a small database.
-    const int rc = names.empty() ? SQLITE_OK : refuse_full_text_marks(db_);
-    if (rc != SQLITE_OK) return fail(rc, "cannot be prepared");
+    const int prepared = names.empty() ? SQLITE_OK : refuse_full_text_marks(db_);
+    if (prepared != SQLITE_OK) return fail(prepared, "cannot be prepared");
     for (const std::string& name : names) {
         if (!readable_.contains(lower(name))) continue;
         char* sql = sqlite3_mprintf("SELECT * FROM \"%w\" LIMIT 0", name.c_str());
-        sqlite3_exec(db_, sql, nullptr, nullptr, nullptr);  // a broken one fails its own queries
+        const int rc = sql == nullptr ? SQLITE_NOMEM
+                                      : sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) & 0xff;
         sqlite3_free(sql);
+        // A broken table fails its own queries; what may go better next time fails the connection.
+        if (rc == SQLITE_IOERR || rc == SQLITE_NOMEM) return fail(rc, "cannot be read");
     }
     return true;
 }

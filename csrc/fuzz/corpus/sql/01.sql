@@ -1,0 +1,1 @@
+SELECT b, count(*) FROM t GROUP BY 1 HAVING count(*) > 0 ORDER BY 2 DESC, b LIMIT 3

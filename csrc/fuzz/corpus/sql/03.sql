@@ -1,0 +1,1 @@
+SELECT t.a FROM t LEFT JOIN u ON t.a = u.a WHERE u.b LIKE '%a!_%' ESCAPE '!' OR u.b GLOB '[^a-c]*' UNION SELECT 1

@@ -1,0 +1,2 @@
+SELECT "b", [a], `c` FROM main.t -- c
+ /* d */ ;

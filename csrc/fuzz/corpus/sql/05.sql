@@ -1,0 +1,1 @@
+SELECT json_extract('{"k": [1, 2]}', '$.k[1]'), x'00ff' || 'é', CAST(c AS TEXT) FROM t

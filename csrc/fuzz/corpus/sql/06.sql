@@ -1,0 +1,1 @@
+SELECT body FROM f WHERE f MATCH 'hello AND val*' ORDER BY rank

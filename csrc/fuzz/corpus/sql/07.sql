@@ -1,0 +1,1 @@
+SELECT (SELECT max(a) FROM u WHERE u.a = t.a), CASE b WHEN 'x' THEN 1 END, a IN (1, 2), b BETWEEN 'a' AND 'z' FROM t ORDER BY 1 COLLATE NOCASE

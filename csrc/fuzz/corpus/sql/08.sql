@@ -1,0 +1,1 @@
+SELECT replace(b, 'v', 'w'), trim(b, 've'), instr(b, 'a'), printf('%5.2f|%s', c, b), strftime('%Y', 'now') > '2000' FROM t
