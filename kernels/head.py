@@ -23,6 +23,7 @@ whole rows on a GPU (chunks.py). Both are registered as operators, opaque to tor
 neither breaks the graph here nor unrolls the chunks.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -164,6 +165,7 @@ class _LinearLogprobs(torch.autograd.Function):
             chunk_bytes,
             check,
             need_hidden,
+            head_is_trained,
             keep,
         )
         ctx.options = alpha, cap, ignore_index, chunk_bytes
@@ -181,7 +183,9 @@ class _LinearLogprobs(torch.autograd.Function):
         gradient, *saved = ctx.saved_tensors
         grad_hidden = grad_weight = grad_bias = None
         if need_hidden:
-            grad_hidden = (gradient * coefficient[:, None]).to(gradient.dtype)
+            # Into the gradient's own dtype: the product of fp32 and bf16 would be [N, H] in fp32.
+            grad_hidden = torch.empty_like(gradient)
+            torch.mul(gradient, coefficient[:, None], out=grad_hidden)
         if need_weight or need_bias:
             grad_weight, grad_bias = _backward_operator(
                 coefficient, *saved, *ctx.options, keep, need_weight, need_bias
@@ -206,22 +210,24 @@ def forward_pass(
     chunk_bytes: int,
     check: bool,
     project: bool,
+    trained: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-probs [N]; with `project` their gradient in hidden [N, H]; and what `head_gradient`
-    starts from: sums [3, N] (tiles.py), and with `keep` as much as saves it a product.
+    """Log-probs [N]; with `project` their gradient in hidden [N, H]; and, for a `trained`
+    head, what `head_gradient` starts from: sums [3, N] (tiles.py), and with `keep` as much as saves
+    it a product.
 
     What was not asked for is empty.
     """
     check_targets(targets, weight.shape[0], ignore_index, check=check)
     head = Head(weight, bias, alpha, cap)
-    logprobs, gradient, sums, kept = _forward_memory(hidden, weight, project, keep)
+    logprobs, gradient, sums, kept = _forward_memory(hidden, weight, project, trained, keep)
     asked: dict[str, Any] = {
         "gradient": gradient if project else None,
         "kept": kept if keep else None,
         "chunk_bytes": chunk_bytes,
     }
-    with torch.autocast(hidden.device.type, enabled=False):
+    with _no_autocast(hidden.device.type):
         if on_triton(hidden):
             from spftcore.kernels.chunks import chunked_logprobs_
 
@@ -229,13 +235,16 @@ def forward_pass(
             return logprobs, gradient, sums, kept
         live = _live_rows(targets, ignore_index)
         if live is None:
-            tiled_logprobs_(logprobs, sums, head, hidden, targets, **asked)
+            own_sums = sums if trained else None
+            tiled_logprobs_(logprobs, own_sums, head, hidden, targets, **asked)
             return logprobs, gradient, sums, kept
-        some, some_sums = logprobs[live], sums[:, live]
+        some = logprobs[live]
+        some_sums = sums[:, live] if trained else None
         if project:
             asked["gradient"] = gradient[live]
         tiled_logprobs_(some, some_sums, head, hidden[live], targets[live], **asked)
-        sums.index_copy_(1, live, some_sums)
+        if some_sums is not None:
+            sums.index_copy_(1, live, some_sums)
         logprobs.zero_().index_copy_(0, live, some)
         if project:
             gradient.zero_().index_copy_(0, live, asked["gradient"])
@@ -259,9 +268,10 @@ def _(
     chunk_bytes: int,
     check: bool,
     project: bool,
+    trained: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _forward_memory(hidden, weight, project, keep)
+    return _forward_memory(hidden, weight, project, trained, keep)
 
 
 def head_gradient(
@@ -292,7 +302,7 @@ def head_gradient(
         "grad_bias": grad_bias if need_bias else None,
         "chunk_bytes": chunk_bytes,
     }
-    with torch.autocast(hidden.device.type, enabled=False):
+    with _no_autocast(hidden.device.type):
         if on_triton(hidden):
             from spftcore.kernels.chunks import chunked_head_gradient_
 
@@ -332,7 +342,7 @@ def _(
 
 
 def _forward_memory(
-    hidden: Tensor, weight: Tensor, project: bool, keep: bool
+    hidden: Tensor, weight: Tensor, project: bool, trained: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Memory for what `forward_pass` returns."""
     rows, width = hidden.shape
@@ -342,12 +352,19 @@ def _forward_memory(
         kept = hidden.new_empty((rows, weight.shape[0]) if keep else 0)
         return logprobs, gradient, hidden.new_empty(0), kept
     kept = logprobs.new_empty(rows * weight.shape[0] if keep else 0)
-    return logprobs, gradient, logprobs.new_empty(3, rows), kept
+    return logprobs, gradient, logprobs.new_empty((3, rows) if trained else 0), kept
 
 
 def _backward_memory(weight: Tensor, need_weight: bool, need_bias: bool) -> tuple[Tensor, Tensor]:
     grad_weight = weight.new_empty(weight.shape if need_weight else 0)
     return grad_weight, weight.new_empty(weight.shape[0] if need_bias else 0)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    """Autocast off; leaving it alone where it is off already saves its bookkeeping."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def _live_rows(targets: Tensor, ignore_index: int | None) -> Tensor | None:

@@ -93,7 +93,7 @@ def pair_loss(
         chosen,
         rejected,
         reward,
-        reward if rejected_scale is None else rejected_scale,
+        None if rejected_scale is reward else rejected_scale,  # torch.compile wants no duplicates
         weight,
         lam,
         nll_weight,
@@ -114,7 +114,7 @@ class _PairLoss(torch.autograd.Function):
         chosen: Tensor,
         rejected: Tensor,
         reward: Tensor,
-        rejected_scale: Tensor,
+        rejected_scale: Tensor | None,
         weight: Tensor | None,
         lam: float,
         nll_weight: float,
@@ -154,7 +154,7 @@ def pair_forward(
     chosen: Tensor,
     rejected: Tensor,
     reward: Tensor,
-    rejected_scale: Tensor,
+    rejected_scale: Tensor | None,
     weight: Tensor | None,
     lam: float,
     nll_weight: float,
@@ -164,6 +164,8 @@ def pair_forward(
     values = {"reward": reward, "weight": weight, "rejected_scale": rejected_scale}
     tokens = logprobs.shape[0]
     check_pair_values(cu_seqlens, tokens, chosen, rejected, values, check=check)
+    if rejected_scale is None:
+        rejected_scale = reward
     if on_triton(logprobs):
         from spftcore.kernels.pairs_triton import pair_loss_triton_
 
@@ -229,7 +231,7 @@ def _(
     chosen: Tensor,
     rejected: Tensor,
     reward: Tensor,
-    rejected_scale: Tensor,
+    rejected_scale: Tensor | None,
     weight: Tensor | None,
     lam: float,
     nll_weight: float,

@@ -61,7 +61,7 @@ def even_slices(total: int, most: int) -> list[slice]:
 
 def tiled_logprobs_(
     logprobs: Tensor,
-    sums: Tensor,
+    sums: Tensor | None,
     head: Head,
     hidden: Tensor,
     targets: Tensor,
@@ -72,15 +72,24 @@ def tiled_logprobs_(
 ) -> None:
     """Write the log-probs [N] of targets [N] in [0, V) from hidden [N, H].
 
-    sums: [3, N], receives each row's m, rest and 1 / total, which `tiled_head_gradient_` starts
-    from. gradient: [N, H], receives d logprob / d hidden, or None. kept: [N V], receives each row's
-    exponentials, tile by tile, or None. chunk_bytes bounds one tile of logits.
+    Where they are not None, sums [3, N] receives each row's m, rest and 1 / total, which
+    `tiled_head_gradient_` starts from; gradient [N, H] receives d logprob / d hidden; and kept
+    [N V] each row's exponentials, tile by tile. chunk_bytes bounds one tile of logits.
     """
     plan = _Plan(head, hidden, chunk_bytes)
     buffer = plan.tile_buffer() if kept is None else None
     for part in plan.rows:
-        block = _Block(head, plan, hidden[part], targets[part], gradient is not None)
         own = None if kept is None else plan.kept_tiles(kept, part)
+        if len(plan.columns) == 1 and plan.vocabulary > 1:
+            z = plan.tile(buffer, own, part.stop - part.start, 0)
+            part_gradient = None if gradient is None else gradient[part]
+            logprobs[part], reference, missing = _one_tile(
+                plan, hidden[part], targets[part], z, part_gradient, kept is not None
+            )
+            if sums is not None:
+                sums[0, part], sums[1, part], sums[2, part] = reference, 1.0, missing
+            continue
+        block = _Block(plan, hidden[part], targets[part], gradient is not None)
         back = block.sweep(buffer, own)
         at_target = (block.target_logit - block.reference).exp_()
         total = block.rest + at_target
@@ -94,7 +103,51 @@ def tiled_logprobs_(
             back.mul_((factor * -head.alpha)[:, None])
             back.addcmul_(block.target_weight, missing[:, None], value=head.alpha)
             gradient[part] = back
-        sums[0, part], sums[1, part], sums[2, part] = block.reference, block.rest, factor
+        if sums is not None:
+            sums[0, part], sums[1, part], sums[2, part] = block.reference, block.rest, factor
+
+
+def _one_tile(
+    plan: "_Plan",
+    hidden: Tensor,
+    targets: Tensor,
+    z: Tensor,
+    gradient: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows whose whole vocabulary is one tile z [n, V]: log-probs, m and 1 - p_t, each [n].
+
+    Nothing is known before the tile, and nothing must be carried to the next one, so PyTorch's
+    softmax does it in one go: over the logits without the target's, q = softmax(z_v, v != t). Its
+    largest entry gives their log-sum-exp, m = max z - log max q. With odds = m - z_t,
+
+        logprob = -softplus(odds)    1 - p_t = sigmoid(odds)    d logprob / d z = (1 - p_t)(e_t - q)
+    """
+    weight = plan.head.weight.to(plan.operand)
+    column = targets.long()[:, None]
+    slope = plan.logits_(
+        z, hidden.to(plan.operand), slice(None), weight, gradient is not None or keep
+    )
+    target_logit = z.gather(1, column)[:, 0]
+    z.scatter_(1, column, -math.inf)
+    reference = z.amax(dim=1)
+    torch.softmax(z, 1, out=z)
+    reference -= z.amax(dim=1).log_()
+    odds = reference - target_logit
+    logprobs = F.softplus(odds, threshold=_SOFTPLUS_LINEAR).neg_()
+    missing = odds.sigmoid_()
+    if gradient is not None or keep:
+        z.scatter_(1, column, -1.0)
+        if slope is not None:
+            z.mul_(slope)
+    if gradient is not None:
+        direct = gradient.dtype == plan.dtype == plan.operand
+        back = gradient if direct else z.new_empty(gradient.shape)
+        plan.add_product(back, z, weight, first=True)
+        torch.mul(back, (missing * -plan.head.alpha)[:, None], out=back)
+        if not direct:
+            gradient.copy_(back)
+    return logprobs, reference, missing
 
 
 def tiled_head_gradient_(
@@ -120,7 +173,7 @@ def tiled_head_gradient_(
     scales = coefficient.to(plan.dtype) * sums[2] * -head.alpha
     blocks: list[_Block | None] = [None] * len(plan.rows)
     if kept is None:
-        blocks = [_Block(head, plan, hidden[rows], targets[rows], False) for rows in plan.rows]
+        blocks = [_Block(plan, hidden[rows], targets[rows], False) for rows in plan.rows]
     buffer = plan.tile_buffer() if kept is None else None
     for index, columns in enumerate(plan.columns):
         width = columns.stop - columns.start
@@ -147,6 +200,7 @@ class _Plan:
     """Which rows and columns make a tile, and in which dtypes the work is done."""
 
     def __init__(self, head: Head, hidden: Tensor, chunk_bytes: int) -> None:
+        self.head = head
         self.tokens, width = hidden.shape
         self.vocabulary = head.weight.shape[0]
         self.dtype = accurate(hidden.dtype)
@@ -154,7 +208,10 @@ class _Plan:
         # never: exponentials relative to the target's pass its 65,504).
         self.operand = hidden.dtype if _multiplies(hidden.dtype) else self.dtype
         elements = max(1, min(_TILE_BYTES, chunk_bytes) // self.dtype.itemsize)
-        self.rows = even_slices(self.tokens, min(_TILE_ROWS, math.isqrt(elements)))
+        most_rows = math.isqrt(elements)
+        if self.vocabulary * 128 <= elements and self.vocabulary * width <= _TILE_WEIGHTS:
+            most_rows = elements // self.vocabulary  # a small vocabulary is one tile: see _one_tile
+        self.rows = even_slices(self.tokens, min(_TILE_ROWS, most_rows))
         self.most_rows = max((part.stop - part.start for part in self.rows), default=1)
         most = max(1, min(elements // self.most_rows, _TILE_WEIGHTS // max(1, width)))
         self.columns = even_slices(self.vocabulary, most)
@@ -176,10 +233,36 @@ class _Plan:
         assert buffer is not None
         return buffer[: rows * width].view(rows, width)
 
+    def logits_(
+        self, z: Tensor, hidden: Tensor, columns: slice, tile_weight: Tensor, gradient: bool
+    ) -> Tensor | None:
+        """z [n, v] = the logits; returns dz/du [n, v] where there is a cap and a gradient."""
+        alpha, cap = self.head.alpha, self.head.cap
+        bias = None if self.head.bias is None else self.head.bias[columns].to(z.dtype)
+        if z.dtype != hidden.dtype:
+            z.copy_(torch.mm(hidden, tile_weight.t()))
+            if bias is not None:
+                z.add_(bias)
+            z.mul_(alpha)
+        elif bias is not None:
+            torch.addmm(bias, hidden, tile_weight.t(), beta=alpha, alpha=alpha, out=z)
+        elif alpha != 1.0:
+            torch.addmm(z, hidden, tile_weight.t(), beta=0.0, alpha=alpha, out=z)
+        else:
+            torch.mm(hidden, tile_weight.t(), out=z)
+        if cap is None:
+            return None
+        z.tanh_()
+        slope = torch.addcmul(z.new_full((), cap), z, z, value=-cap) if gradient else None
+        z.mul_(cap)
+        return slope
+
     def add_product(self, total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
         """total += left right, or = where `first`; left is narrowed to the operands' dtype."""
-        if self.operand == self.dtype:
-            torch.addmm(total, left, right, beta=0.0 if first else 1.0, out=total)
+        if self.operand == self.dtype and first:
+            torch.mm(left, right, out=total)
+        elif self.operand == self.dtype:
+            torch.addmm(total, left, right, out=total)
         else:
             product = torch.mm(left.to(self.operand), right)
             total.copy_(product) if first else total.add_(product)
@@ -188,10 +271,9 @@ class _Plan:
 class _Block:
     """Some rows of hidden states and what is known of their targets before the first tile."""
 
-    def __init__(
-        self, head: Head, plan: _Plan, hidden: Tensor, targets: Tensor, project: bool
-    ) -> None:
-        self.head, self.plan = head, plan
+    def __init__(self, plan: _Plan, hidden: Tensor, targets: Tensor, project: bool) -> None:
+        head = plan.head
+        self.plan = plan
         self.rows = slice(0, len(targets))
         self.targets = targets.long()
         self.hidden = hidden.to(plan.operand)
@@ -215,8 +297,10 @@ class _Block:
         back = None if self.target_weight is None else self.rest.new_zeros(rows, width)
         for index, columns in enumerate(self.plan.columns):
             z = self.plan.tile(buffer, kept, rows, index)
-            tile_weight = self.head.weight[columns].to(self.plan.operand)
-            slope = self._logits(z, columns, tile_weight, back is not None or kept is not None)
+            tile_weight = self.plan.head.weight[columns].to(self.plan.operand)
+            slope = self.plan.logits_(
+                z, self.hidden, columns, tile_weight, back is not None or kept is not None
+            )
             top = torch.maximum(self.target_logit, z.amax(dim=1))
             if index == 0:
                 self.reference = top
@@ -245,36 +329,12 @@ class _Block:
     def exponentials(self, z: Tensor, index: int, reference: Tensor, rest: Tensor) -> None:
         """Form tile `index` again: z [n, v] = -total d logprob / d u, as `kept` holds it."""
         columns = self.plan.columns[index]
-        tile_weight = self.head.weight[columns].to(self.plan.operand)
-        slope = self._logits(z, columns, tile_weight, True)
+        tile_weight = self.plan.head.weight[columns].to(self.plan.operand)
+        slope = self.plan.logits_(z, self.hidden, columns, tile_weight, True)
         z.sub_(reference[:, None]).exp_()
         self._set_target(z, index, -rest)
         if slope is not None:
             z.mul_(slope)
-
-    def _logits(
-        self, z: Tensor, columns: slice, tile_weight: Tensor, gradient: bool
-    ) -> Tensor | None:
-        """z [n, v] = the logits; returns dz/du [n, v] where there is a cap and a gradient."""
-        alpha, cap = self.head.alpha, self.head.cap
-        bias = None if self.head.bias is None else self.head.bias[columns].to(z.dtype)
-        if z.dtype != self.hidden.dtype:
-            z.copy_(torch.mm(self.hidden, tile_weight.t()))
-            if bias is not None:
-                z.add_(bias)
-            z.mul_(alpha)
-        elif bias is not None:
-            torch.addmm(bias, self.hidden, tile_weight.t(), beta=alpha, alpha=alpha, out=z)
-        elif alpha != 1.0:
-            torch.addmm(z, self.hidden, tile_weight.t(), beta=0.0, alpha=alpha, out=z)
-        else:
-            torch.mm(self.hidden, tile_weight.t(), out=z)
-        if cap is None:
-            return None
-        z.tanh_()
-        slope = torch.addcmul(z.new_full((), cap), z, z, value=-cap) if gradient else None
-        z.mul_(cap)
-        return slope
 
     def _set_target(self, z: Tensor, index: int, value: Tensor | None) -> None:
         """Write value [n] (None: zeros) at the targets that lie in tile `index`."""

@@ -70,7 +70,7 @@ def preference_loss(
     sum of their weights where there are weights), so that 1 x 8 equals 8 x 1.
     Raises `SpftError` for arguments that do not fit together.
     """
-    rejected_scale = reward if config.kind == "spft" else torch.ones_like(reward)
+    rejected_scale = None if config.kind == "spft" else torch.ones_like(reward)
     if config.kind in ("exspin", "dpo"):
         kept = reward == 1
         weight = kept.to(reward.dtype) if weight is None else weight * kept
