@@ -1,18 +1,19 @@
-"""Times `linear_logprobs` and `pair_loss` against plain PyTorch and against their bare products.
+"""Times the loss from hidden states against plain PyTorch, Liger, CCE and TRL, and its own limit.
 
-    python bench/loss.py                                   # three shapes, one CPU thread
-    python bench/loss.py --device cuda --dtype bfloat16    # six shapes of published models
-    python bench/loss.py --shapes 4096x896x151936 --output results.json
+    python bench/loss.py --cases small                              # seconds: proves that it works
+    python bench/loss.py --cases cpu --output bench/results/loss-cpu.json
+    python bench/loss.py --cases gpu --output bench/results/loss-gpu.json
 
-Every shape is first checked: |ours - fp64| <= |plain PyTorch - fp64| + tolerance, on its first
-rows; a failure ends the run before anything is timed. Providers take turns, call by call, so that a
-busy machine disturbs all of them. Reported: median and the 20 % and 80 % quantiles of the time, the
-ratio to the bare matrix products of the same chunks (two for a frozen head, three for a trained
-one), and the peak of memory above what was held before the call.
+Every provider (loss_peers.py) is first held against fp64 on a few sequences of the very problem;
+ours must be no further from it than plain PyTorch in the same dtype, or nothing is timed; a peer's
+error is recorded. Then the providers take turns, call by call, so that a busy machine disturbs all
+of them. Reported: median and the 20 % and 80 % quantiles, the ratio to the bare matrix products of
+the same turn (one for scoring, two for a frozen head, three for a trained one), and the peak of
+memory above what was held before the call. On a GPU the kernels by themselves follow, as shares of
+the copy bandwidth and of the matrix rate (loss_kernels.py). The file is written after every shape.
 """
 
 import argparse
-import ctypes
 import datetime
 import json
 import platform
@@ -20,220 +21,219 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from loss_kernels import kernel_rows, pair_rows
+from loss_peers import BETA, Provider, providers, versions
+from loss_timing import Call, peak_bytes, summary, take_turns
 from torch import Tensor
 
-from spftcore.kernels import linear_logprobs, linear_logprobs_reference, pair_loss
-from spftcore.kernels.head import CPU_CHUNK_BYTES, GPU_CHUNK_BYTES
+Shape = tuple[int, int, int]  # tokens N, width H, vocabulary V
 
-# Tokens x width x vocabulary: the demo's step; a 0.5B model's width with 32 k and 152 k tokens.
-CPU_SHAPES = ["300x128x1500", "256x896x32000", "96x896x151936"]
-# Qwen2.5 0.5B and 7B, and the 248 k vocabulary of TRL issue 6858.
-GPU_SHAPES = [
-    "4096x896x151936",
-    "4096x3584x152064",
-    "16384x3584x152064",
-    "4096x2048x248320",
-    "16384x2048x248320",
-    "16384x2048x32768",
-]
-CHECKED_ROWS = 32
+# Vocabularies of Mistral, Llama 3, Qwen2.5, and of TRL's issue 6858; widths of Qwen2.5 0.5B, of
+# that issue, and of Qwen2.5 7B. Most telling first, should the time run out.
+HEADLINES = [(16_384, 2048, 248_320), (16_384, 3584, 152_064)]
+GRID: list[Shape] = sorted(
+    (
+        (tokens, width, vocabulary)
+        for vocabulary in (32_768, 128_256, 152_064, 248_320)
+        for tokens in (1024, 4096, 16_384)
+        for width in (896, 2048, 3584)
+    ),
+    key=lambda shape: (
+        shape != (16_384, 2048, 248_320),
+        shape != (16_384, 3584, 152_064),
+        -shape[0],
+    ),
+)
+CASES: dict[str, list[Shape]] = {
+    "small": [(128, 47, 123), (256, 128, 1500)],
+    # The demo's step, then the grid's widths and vocabularies at token counts that a core can do.
+    "cpu": [
+        (384, 128, 1500),
+        (1024, 896, 32_768),
+        (256, 896, 151_936),
+        (128, 2048, 32_768),
+        (128, 2048, 151_936),
+        (64, 3584, 152_064),
+        (64, 2048, 248_320),
+    ],
+    "gpu": GRID,
+}
+SEQUENCE = 64  # tokens of one completion
+CHECKED = (4, 16)  # sequences held against fp64, and the tokens of each
+CHECKED_HEAD_ROWS = 2048  # rows of the head's gradient held against fp64, besides the targets'
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
+MODES = {"scoring": 1, "frozen": 2, "trained": 3}  # and the products in each one's limit
+BARE_BYTES = {"cpu": 256 * 1024**2, "cuda": 2 * 1024**3}  # logits of one bare product
 
-Call = Callable[[], Any]
 
-
-def make_problem(
-    tokens: int, width: int, vocabulary: int, dtype: torch.dtype, device: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden [N, H], weight [V, H] with logits of order 1, targets [N]; every fifth confident."""
+def make_problem(shape: Shape, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden [N, H], head [V, H] with logits of order 1, targets [N]; every fifth confident."""
+    tokens, width, vocabulary = shape
     generator = torch.Generator(device=device).manual_seed(0)
     options: dict[str, Any] = {"device": device, "generator": generator}
-    weight = torch.randn(vocabulary, width, dtype=dtype, **options).mul_(width**-0.5)
+    head = torch.randn(vocabulary, width, dtype=dtype, **options).mul_(width**-0.5)
     hidden = torch.randn(tokens, width, dtype=dtype, **options)
     targets = torch.randint(vocabulary, (tokens,), **options)
-    chosen = weight[targets[::5]]
+    chosen = head[targets[::5]]
     hidden[::5] += 12 * chosen / chosen.norm(dim=1, keepdim=True)
-    return hidden, weight, targets
+    return hidden, head, targets
 
 
-def check_against_fp64(hidden: Tensor, weight: Tensor, targets: Tensor) -> dict[str, float]:
-    """Largest errors of ours and of plain PyTorch; ends the program where ours is further off."""
-    rows = slice(0, CHECKED_ROWS)
-    results = []
-    for function, convert in (
-        (linear_logprobs_reference, Tensor.double),
-        (linear_logprobs_reference, Tensor.clone),
-        (linear_logprobs, Tensor.clone),
-    ):
-        leaf = convert(hidden[rows]).requires_grad_()
-        logprobs = function(leaf, convert(weight), targets[rows])
-        logprobs.sum().backward()
-        assert leaf.grad is not None
-        results.append((logprobs.detach().double(), leaf.grad.double()))
-    truth, plain, ours = results
-    errors = {}
-    for index, name in enumerate(("logprobs", "gradient")):
-        for provider, got in (("plain", plain), ("ours", ours)):
-            difference = got[index] - truth[index]
-            errors[f"{name}_rms_error_{provider}"] = float(difference.square().mean().sqrt())
-        allowed = errors[f"{name}_rms_error_plain"] + TOLERANCE[hidden.dtype]
-        if not errors[f"{name}_rms_error_ours"] <= allowed:
-            sys.exit(f"Refused to time a wrong result: {name} of {list(weight.shape)}: {errors}")
-    return errors
+def run_once(
+    provider: Provider, problem: tuple[Tensor, Tensor, Tensor], tokens: int, mode: str
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(loss, gradient of hidden, gradient of the head); the gradients None where not asked for."""
+    hidden, head, targets = problem
+    hidden = hidden.detach().requires_grad_(mode != "scoring")
+    head = head.detach().requires_grad_(mode == "trained")
+    with torch.set_grad_enabled(mode != "scoring"):
+        loss = provider.loss(hidden, head, targets, tokens)
+    if mode != "scoring":
+        loss.backward()
+    return loss.detach(), hidden.grad, head.grad
 
 
-def bare_products(hidden: Tensor, weight: Tensor, products: int) -> Call:
-    """The matrix products alone, over the chunks ours uses: logits, back, and the head's sum."""
-    budget = GPU_CHUNK_BYTES if hidden.is_cuda else CPU_CHUNK_BYTES
-    vocabulary = weight.shape[0]
-    most = max(1, budget // (vocabulary * weight.element_size()))
-    rows = -(-len(hidden) // -(-len(hidden) // most))  # even chunks, as ours
+# ---- against fp64 --------------------------------------------------------------------------------
+
+
+def truth(
+    problem: tuple[Tensor, Tensor, Tensor], tokens: int, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """fp64: loss, its gradient in hidden, and in `rows` of the head; the head in slices."""
+    hidden, head, targets = problem
+    states = hidden.double()
+    slices = [slice(start, start + 8192) for start in range(0, len(head), 8192)]
+    logits = torch.cat([states @ head[part].double().t() for part in slices], dim=1)
+    logprobs = torch.log_softmax(logits, dim=1)
+    chosen, rejected = logprobs.gather(1, targets[:, None]).view(-1, tokens).sum(1).chunk(2)
+    margin = BETA * (chosen - rejected)
+    loss = torch.nn.functional.softplus(-margin).mean()
+    pull = -BETA * torch.sigmoid(-margin) / len(margin)
+    coefficient = torch.cat([pull, -pull]).repeat_interleave(tokens)[:, None]
+    delta = -coefficient * logprobs.exp()
+    delta.scatter_add_(1, targets[:, None], coefficient)
+    grad_hidden = torch.zeros_like(states)
+    for part in slices:
+        grad_hidden += delta[:, part] @ head[part].double()
+    return loss, grad_hidden, delta[:, rows].t() @ states
+
+
+def check(
+    available: list[Provider], problem: tuple[Tensor, Tensor, Tensor]
+) -> dict[str, dict[str, Any]]:
+    """Each provider's errors against fp64, or why it failed; ends the program where ours is off."""
+    hidden, head, targets = problem
+    sequences, tokens = CHECKED
+    part = hidden[: sequences * tokens], head, targets[: sequences * tokens]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(head), generator=generator)[:CHECKED_HEAD_ROWS].to(head.device)
+    rows = torch.cat([rows, part[2]]).unique()
+    true = truth(part, tokens, rows)
+    found: dict[str, dict[str, Any]] = {}
+    for provider in available:
+        try:
+            loss, grad_hidden, grad_head = run_once(provider, part, tokens, "trained")
+            assert grad_hidden is not None
+            assert grad_head is not None
+            got = loss, grad_hidden, grad_head[rows]
+            found[provider.name] = {
+                f"{name}_rms_error": float((mine.double() - one).square().mean().sqrt())
+                for name, mine, one in zip(("loss", "hidden", "head"), got, true, strict=True)
+            }
+        except Exception as error:
+            found[provider.name] = {"status": failure(error)}
+    for name in ("loss_rms_error", "hidden_rms_error", "head_rms_error"):
+        mine, plain = found["ours"].get(name), found["plain"].get(name)
+        if mine is None or plain is None or not mine <= plain + TOLERANCE[hidden.dtype]:
+            sys.exit(f"Refused to time a wrong result: {name} of {list(head.shape)}: {found}")
+    return found
+
+
+def failure(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    lines = str(error).strip().splitlines()
+    return f"failed: {type(error).__name__}: {lines[0][:160] if lines else ''}"
+
+
+# ---- time and memory -----------------------------------------------------------------------------
+
+
+def bare_products(problem: tuple[Tensor, Tensor, Tensor], products: int) -> Call:
+    """The matrix products alone, in large chunks of rows: logits, back, and the head's sum."""
+    hidden, head, _ = problem
+    vocabulary = len(head)
+    most = max(1, BARE_BYTES[hidden.device.type] // (vocabulary * head.element_size()))
+    rows = -(-len(hidden) // -(-len(hidden) // most))  # even chunks
+    logits = hidden.new_empty(rows, vocabulary)
+    back = torch.empty_like(hidden) if products > 1 else None
+    total = torch.empty_like(head) if products > 2 else None
 
     def call() -> None:
-        logits = hidden.new_empty(rows, vocabulary)
-        back = torch.empty_like(hidden) if products > 1 else None
-        head = torch.empty_like(weight) if products > 2 else None
         for start in range(0, len(hidden), rows):
             part = hidden[start : start + rows]
             chunk = logits[: len(part)]
-            torch.mm(part, weight.t(), out=chunk)
+            torch.mm(part, head.t(), out=chunk)
             if back is not None:
-                torch.mm(chunk, weight, out=back[start : start + rows])
-            if head is not None:
-                torch.addmm(head, chunk.t(), part, beta=float(start > 0), out=head)
+                torch.mm(chunk, head, out=back[start : start + rows])
+            if total is not None:
+                torch.addmm(total, chunk.t(), part, beta=float(start > 0), out=total)
 
     return call
 
 
-def head_calls(
-    hidden: Tensor, weight: Tensor, targets: Tensor, mode: str
-) -> tuple[dict[str, Call], int]:
-    """Providers of one mode (forward, frozen, trained) and the products in its bare limit."""
-    products = {"forward": 1, "frozen": 2, "trained": 3}[mode]
-    leaf = hidden.clone().requires_grad_(mode != "forward")
-    head = weight.detach().requires_grad_(mode == "trained")
-
-    def provider(function: Callable[..., Tensor]) -> Call:
-        def call() -> None:
-            leaf.grad = head.grad = None
-            logprobs = function(leaf, head, targets)
-            if mode != "forward":
-                logprobs.sum().backward()
-            leaf.grad = head.grad = None
-
-        return call
-
-    calls = {
-        "products": bare_products(hidden, weight, products),
-        "ours": provider(linear_logprobs),
-        "plain": provider(linear_logprobs_reference),
-    }
-    return calls, products
-
-
-def pair_calls(pairs: int, device: str) -> dict[str, Call]:
-    """`pair_loss` of `pairs` pairs of 2 x 60 tokens, forward and forward with backward."""
-    tokens = 60
-    logprobs = -torch.rand(2 * pairs * tokens, device=device)
-    reference = logprobs - 0.1
-    borders = torch.arange(0, len(logprobs) + 1, tokens, device=device)
-    chosen = torch.arange(0, 2 * pairs, 2, device=device)
-    reward = torch.ones(pairs, device=device)
-    leaf = logprobs.clone().requires_grad_()
-
-    def forward() -> None:
-        pair_loss(logprobs, reference, borders, chosen, chosen + 1, reward, None, 0.5)
-
-    def backward() -> None:
-        leaf.grad = None
-        loss, _ = pair_loss(leaf, reference, borders, chosen, chosen + 1, reward, None, 0.5)
-        loss.sum().backward()
-
-    calls = {"pair_loss forward": forward, "pair_loss forward+backward": backward}
-    if device == "cuda":
-        forward()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            forward()
-        calls["pair_loss forward, CUDA graph"] = graph.replay
-    return calls
+def mode_rows(
+    available: list[Provider],
+    checked: dict[str, dict[str, Any]],
+    problem: tuple[Tensor, Tensor, Tensor],
+    mode: str,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    """One row per provider of one mode of one shape."""
+    hidden, head, _ = problem
+    device, tokens = hidden.device.type, min(SEQUENCE, len(hidden) // 2)
+    calls: dict[str, Call] = {"products": bare_products(problem, MODES[mode])}
+    peaks: dict[str, int | None] = {}
+    rows: list[dict[str, Any]] = []
+    for provider in available:
+        call = _call(provider, problem, tokens, mode)
+        status = checked[provider.name].get("status")
+        try:
+            if status is None:
+                call()  # compiles, tunes
+                peaks[provider.name] = peak_bytes(call, device)
+                calls[provider.name] = call
+        except Exception as error:
+            status = failure(error)
+        if status is not None:
+            rows.append({"provider": provider.name, "status": status})
+    calls["products"]()
+    times = take_turns(calls, device, seconds)
+    operations = 2.0 * MODES[mode] * hidden.numel() * len(head)
+    for name in calls:
+        ratios = [mine / bare for mine, bare in zip(times[name], times["products"], strict=True)]
+        row = {"provider": name, "status": "ok", **summary(times[name])}
+        row["ratio_to_products"] = round(statistics.median(ratios), 3)
+        row["limit_tflops"] = round(operations / statistics.median(times[name]) / 1e12, 4)
+        row["peak_extra_bytes"] = peaks.get(name)
+        rows.append(row | checked.get(name, {}))
+    return rows
 
 
-def timed(call: Call, device: str) -> float:
-    """Seconds of one call; on a GPU, of its work there."""
-    if device == "cuda":
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        return float(begin.elapsed_time(end)) / 1e3
-    begin_s = time.perf_counter()
-    call()
-    return time.perf_counter() - begin_s
+def _call(
+    provider: Provider, problem: tuple[Tensor, Tensor, Tensor], tokens: int, mode: str
+) -> Call:
+    def call() -> None:
+        run_once(provider, problem, tokens, mode)
+
+    return call
 
 
-def take_turns(calls: dict[str, Call], device: str, seconds: float) -> dict[str, list[float]]:
-    """Times of each provider, one call each in turn, for about `seconds` (at least three turns)."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(times["ours"]) < 3:
-        for name, call in calls.items():
-            times[name].append(timed(call, device))
-        if len(times["ours"]) >= 200:
-            break
-    return times
-
-
-def peak_bytes(call: Call, device: str) -> int | None:
-    """Peak memory above what was held before the call, in bytes; None where it is not known."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    try:
-        # Freed memory that the allocator keeps would hide the call's own.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-        before = _resident("VmRSS")
-        call()
-        return _resident("VmHWM") - before
-    except (OSError, AttributeError):
-        return None
-
-
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
-def summary(times: list[float]) -> dict[str, float]:
-    """Median, 20 % and 80 % quantiles and least time in milliseconds, and the number of calls."""
-    cuts = statistics.quantiles(times, n=5, method="inclusive")
-    return {
-        "median_ms": round(statistics.median(times) * 1e3, 4),
-        "q20_ms": round(cuts[0] * 1e3, 4),
-        "q80_ms": round(cuts[3] * 1e3, 4),
-        "least_ms": round(min(times) * 1e3, 4),
-        "calls": len(times),
-    }
-
-
-def ratio(times: list[float], limit: list[float]) -> float:
-    """Median over the turns of time / limit: both were measured within one turn, under one load."""
-    return statistics.median(mine / bare for mine, bare in zip(times, limit, strict=True))
+# ---- the run -------------------------------------------------------------------------------------
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -250,7 +250,10 @@ def machine(device: str) -> dict[str, Any]:
         "load_at_start": round(_load(), 2),
     }
     if device == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name()
+        properties = torch.cuda.get_device_properties(0)
+        facts["gpu"] = properties.name
+        facts["gpu_memory_gib"] = round(properties.total_memory / 2**30, 1)
+        facts["multiprocessors"] = properties.multi_processor_count
     return facts
 
 
@@ -262,83 +265,99 @@ def _load() -> float:
         return float("nan")
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    try:
-        import triton
+def show(row: dict[str, Any]) -> None:
+    name = f"  {row.get('mode', ''):8} {row['provider']:20}"
+    if row["status"] != "ok":
+        print(f"{name} {row['status']}", flush=True)
+        return
+    peak = row.get("peak_extra_bytes")
+    memory = "" if peak is None else f"{peak / 2**20:10.1f} MiB"
+    times = f"{row['median_ms']:10.3f} ms [{row['q20_ms']:.3f}, {row['q80_ms']:.3f}]"
+    extra = "  ".join(f"{key} {row[key]}" for key in ("copy_share", "matrix_share") if key in row)
+    ratio = f"{row['ratio_to_products']:7.2f} x products" if "ratio_to_products" in row else extra
+    print(f"{name} {times} {ratio} {memory}", flush=True)
 
-        found["triton"] = triton.__version__
-    except ImportError:
-        found["triton"] = "missing"
-    return found
 
-
-def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows of the result; prints each as it comes."""
+def run(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Fills result['rows'], printing and writing each shape as it comes."""
     device, dtype = arguments.device, getattr(torch, arguments.dtype)
-    rows: list[dict[str, Any]] = []
-    for shape in arguments.shapes or (GPU_SHAPES if device == "cuda" else CPU_SHAPES):
-        tokens, width, vocabulary = (int(part) for part in shape.split("x"))
-        problem = make_problem(tokens, width, vocabulary, dtype, device)
-        errors = check_against_fp64(*problem)
-        print(f"\n{shape} {arguments.dtype} {device}: agrees with fp64 ({errors})")
-        for mode in ("forward", "frozen", "trained"):
-            calls, products = head_calls(*problem, mode)
-            times = take_turns(calls, device, arguments.seconds)
-            operations = 2.0 * products * tokens * width * vocabulary
-            for name, call in calls.items():
-                row = {
-                    "shape": {"tokens": tokens, "width": width, "vocabulary": vocabulary},
-                    "dtype": arguments.dtype,
-                    "mode": mode,
-                    "provider": name,
-                    **summary(times[name]),
-                    "ratio_to_products": round(ratio(times[name], times["products"]), 3),
-                    "tflops": round(operations / statistics.median(times[name]) / 1e12, 4),
-                    "peak_extra_bytes": peak_bytes(call, device),
-                    **errors,
-                }
-                rows.append(row)
-                peak = row["peak_extra_bytes"]
-                memory = "unknown" if peak is None else f"{peak / 2**20:9.1f} MiB"
-                print(
-                    f"  {mode:8} {name:9} {row['median_ms']:10.2f} ms "
-                    f"[{row['q20_ms']:.2f}, {row['q80_ms']:.2f}]  "
-                    f"{row['ratio_to_products']:.2f} x products  {memory}"
-                )
+    started = time.monotonic()
+    rows = result["rows"]
+    for shape in arguments.shapes or CASES[arguments.cases]:
+        if time.monotonic() - started > arguments.deadline:
+            rows.append({"shape": shape, "provider": "all", "status": "not reached"})
+            continue
+        everyone = [
+            provider
+            for provider in providers(device)
+            if not arguments.only or provider.name in ("ours", "plain", *arguments.only)
+        ]
+        available = [provider for provider in everyone if not provider.missing()]
+        problem = make_problem(shape, dtype, device)
+        checked = check(available, problem)
+        print("\n{} tokens x {} x {}".format(*shape), arguments.dtype, device, flush=True)
+        for mode in arguments.modes:
+            new = mode_rows(available, checked, problem, mode, arguments.seconds)
+            absent = [provider for provider in everyone if provider.missing()]
+            new += [{"provider": p.name, "status": "not installed"} for p in absent]
+            for row in new:
+                row |= {"mode": mode, "shape": shape, "dtype": arguments.dtype}
+                show(row)
+            rows += new
+        del problem
+        write(result, arguments.output)
     print()
-    for pairs in arguments.pairs:
-        for name, call in pair_calls(pairs, device).items():
-            seconds = min(arguments.seconds, 1.0)
-            alone = take_turns({"ours": call}, device, seconds)["ours"]
-            rows.append({"mode": name, "pairs": pairs, **summary(alone)})
-            print(f"  {name}, {pairs} pairs: {rows[-1]['median_ms'] * 1e3:.1f} us")
-    return rows
+    more = pair_rows(arguments.pairs, device, min(arguments.seconds, 1.0))
+    if device == "cuda":
+        more += kernel_rows(dtype, min(arguments.seconds, 1.0))
+    for row in more:
+        show(row)
+    rows += more
+    write(result, arguments.output)
+
+
+def write(result: dict[str, Any], output: Path | None) -> None:
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def shape_of(text: str) -> Shape:
+    tokens, width, vocabulary = (int(part) for part in text.split("x"))
+    if tokens % (2 * min(SEQUENCE, tokens // 2)):
+        raise argparse.ArgumentTypeError(f"{tokens} tokens are no pairs of {SEQUENCE}")
+    return tokens, width, vocabulary
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--shapes", nargs="+", metavar="NxHxV", help="tokens x width x vocabulary")
+    parser.add_argument("--cases", choices=CASES, default="small")
+    parser.add_argument("--shapes", nargs="+", type=shape_of, metavar="NxHxV", help="instead")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda for --cases gpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--only", nargs="+", default=[], help="these providers, ours and plain")
     parser.add_argument("--pairs", nargs="+", type=int, default=[16, 4096])
-    parser.add_argument("--seconds", type=float, default=3.0, help="per shape and mode")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per shape and mode")
+    parser.add_argument("--deadline", type=float, default=1e9, help="seconds; no new shape after")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
+    if arguments.device is None:
+        arguments.device = "cuda" if arguments.cases == "gpu" else "cpu"
+    if arguments.dtype is None:
+        arguments.dtype = "bfloat16" if arguments.device == "cuda" else "float32"
     torch.set_num_threads(arguments.threads)
-    result = {
+    result: dict[str, Any] = {
         "machine": machine(arguments.device),
-        "versions": versions(),
+        "versions": {"python": platform.python_version(), **versions()},
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "command": "python " + shlex.join(sys.argv),
-        "rows": run(arguments),
+        "rows": [],
     }
-    if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    run(arguments, result)
 
 
 if __name__ == "__main__":
