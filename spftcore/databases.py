@@ -190,6 +190,11 @@ def connect(path: Path) -> apsw.Connection:
         raise _unreadable(path, error) from error
 
 
+def text_encoding(connection: apsw.Connection) -> str:
+    """The codec of what `cast(text as blob)` gives: SQLite keeps text as UTF-8 or UTF-16."""
+    return str(connection.execute("pragma encoding").fetchone()[0])
+
+
 def quote_identifier(name: str) -> str:
     """A table or column name in double quotes, fit for SQL whatever it contains."""
     return '"' + name.replace('"', '""') + '"'
@@ -325,7 +330,7 @@ def _read_table(
 def _frequent_values(connection: apsw.Connection, table: str, column: str) -> list[tuple[Any, int]]:
     """The most frequent non-NULL values of the sample with their counts, ties by value.
 
-    Text comes out of SQLite as bytes, so that text which is not UTF-8 cannot raise; such text
+    Text comes out of SQLite as bytes, so that text which is malformed cannot raise; such text
     stays bytes, because no SQL text can name it.
     """
     name = quote_identifier(column)
@@ -336,10 +341,11 @@ def _frequent_values(connection: apsw.Connection, table: str, column: str) -> li
         f"group by v order by 3 desc, v limit 200",
     )
     values: list[tuple[Any, int]] = []
+    encoding = text_encoding(connection)
     for value, type_, count in rows:
         if type_ == "text":
             with suppress(UnicodeDecodeError):
-                value = value.decode("utf-8")
+                value = value.decode(encoding)
         values.append((value, count))
     return values
 

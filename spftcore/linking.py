@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from spftcore.databases import Database, connect, quote_identifier
+from spftcore.databases import Database, connect, quote_identifier, text_encoding
 
 LONGEST_VALUE = 60  # characters: longer texts are not named in questions
 LONGEST_SPAN = 8  # words of a question that may form one value
@@ -35,6 +35,7 @@ class ValueIndex:
     def __init__(self, database: Database) -> None:
         self._by_words: dict[tuple[str, ...], list[ValueMatch]] = {}
         with connect(database.path) as connection:
+            encoding = text_encoding(connection)
             for table in database.tables:
                 for column in table.columns:
                     if column.kind != "text" or table.is_view:
@@ -47,7 +48,7 @@ class ValueIndex:
                     )
                     for (stored,) in rows:
                         try:
-                            value = stored.decode()
+                            value = stored.decode(encoding)
                         except UnicodeDecodeError:  # no question can spell it
                             continue
                         key = tuple(words(value))

@@ -9,6 +9,7 @@ import pytest
 
 from spftcore.databases import Catalogue, ForeignKey, infer_kind, natural_name, quote_identifier
 from spftcore.errors import SpftError
+from spftcore.linking import ValueIndex
 
 DATA = Path(os.environ.get("SPFT_DATA", "../shared/data"))
 
@@ -199,3 +200,16 @@ def test_all_spider_databases_are_read() -> None:
     assert len(catalogue) == 163
     assert sum(table.rows for database in catalogue.values() for table in database.tables) > 322_000
     assert catalogue["world_1"].column("country", "indepyear").natural_name == "indepdent year"
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_text_of_a_utf_16_database_is_read(tmp_path: Path, encoding: str) -> None:
+    connection = sqlite3.connect(tmp_path / "wide.sqlite")
+    connection.executescript(
+        f"pragma encoding = '{encoding}'; create table city (name text);"
+        "insert into city values ('Zürich'), ('Łódź'), ('Zürich');"
+    )
+    connection.close()
+    database = Catalogue.open(tmp_path)["wide"]
+    assert database.table("city").columns[0].examples == ("Zürich", "Łódź")
+    assert [m.value for m in ValueIndex(database).link("How many people live in Łódź?")] == ["Łódź"]

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import apsw
 
-from spftcore.databases import Database, Table, connect, quote_identifier
+from spftcore.databases import Database, Table, connect, quote_identifier, text_encoding
 
 Value = str | int | float | None
 
@@ -81,6 +81,7 @@ def _read_rows(database: Database, table: Table) -> list[tuple[Value, ...]]:
     spread = f"where rowid % {table.rows // SAMPLE_ROWS + 1} = 0 " if table.rows else ""
     connection = connect(database.path)
     try:
+        encoding = text_encoding(connection)
         raw: list[tuple] = []
         # Views and tables without rowid know no `rowid`; sparse rowids may give too little.
         with suppress(apsw.SQLError):
@@ -94,15 +95,18 @@ def _read_rows(database: Database, table: Table) -> list[tuple[Value, ...]]:
     finally:
         connection.close()
     return [
-        tuple(_decoded(value, type_) for value, type_ in zip(row[::2], row[1::2], strict=True))
+        tuple(
+            _decoded(value, type_, encoding)
+            for value, type_ in zip(row[::2], row[1::2], strict=True)
+        )
         for row in raw
     ]
 
 
-def _decoded(value: Value | bytes, type_: str) -> Value:
+def _decoded(value: Value | bytes, type_: str, encoding: str) -> Value:
     if type_ == "text" and isinstance(value, bytes):
         try:
-            return value.decode("utf-8")
+            return value.decode(encoding)
         except UnicodeDecodeError:
             return None
     return value if not isinstance(value, bytes) else None

@@ -16,7 +16,7 @@ import apsw
 import sqlglot
 from sqlglot.tokens import TokenType
 
-from spftcore.databases import connect, quote_identifier
+from spftcore.databases import connect, quote_identifier, text_encoding
 from spftcore.errors import SpftError
 
 Affinity = Literal["integer", "real", "numeric", "text", "blob"]
@@ -277,18 +277,19 @@ def _sample(connection: apsw.Connection, rule: TableRule) -> list[tuple[Any, ...
             f"case when typeof({n}) = 'text' then cast({n} as blob) else {n} end, typeof({n})"
             for n in names
         ]
+        encoding = text_encoding(connection)
         return [
-            tuple(_decoded(row[2 * i], row[2 * i + 1]) for i in range(len(names)))
+            tuple(_decoded(row[2 * i], row[2 * i + 1], encoding) for i in range(len(names)))
             for row in connection.execute(f"select {', '.join(cells)} {source}")
         ]
     except apsw.SQLError:  # a virtual table that cannot be scanned
         return []
 
 
-def _decoded(value: Any, type_: str) -> Any:
+def _decoded(value: Any, type_: str, encoding: str) -> Any:
     if type_ != "text":
         return value
     try:
-        return value.decode("utf-8")
+        return value.decode(encoding)
     except UnicodeDecodeError:
         return None
