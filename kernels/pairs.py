@@ -181,7 +181,7 @@ def pair_forward(
     s = torch.sigmoid(-margin)
     pull, push = s * -lam, s * (lam * rejected_scale.to(s.dtype))
     if nll_weight:
-        pull -= nll_weight / cu_seqlens.diff()[chosen]
+        pull -= nll_weight / cu_seqlens.diff()[chosen].to(s.dtype)
     if weight is not None:
         dropped, factor = weight == 0, weight.to(s.dtype)
         pull = (pull * factor).masked_fill_(dropped, 0.0)

@@ -183,3 +183,24 @@ def test_what_the_watch_refuses_is_seen_inside_the_operators():
     zero, one = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
         pair_loss(main, other, borders, zero, one, torch.ones(1), None, 1.0)
+
+
+@pytest.mark.parametrize(("trained", "ignore_index"), [(False, None), (True, None), (False, -100)])
+def test_the_operators_keep_the_contract_that_torch_compile_relies_on(trained, ignore_index):
+    # Shapes without running, neither mutation nor aliasing: what PyTorch's opcheck tries.
+    hidden, weight, targets, bias = problem(14, 47, 123, torch.float32)
+    if ignore_index is not None:
+        targets[3] = ignore_index
+    options = 1.0, 3.0, ignore_index, 2**20
+    forward = (hidden, weight, targets, bias, *options, False, True, trained, trained)
+    torch.library.opcheck(head._forward_operator, forward)
+    logprobs, _, sums, kept = head.forward_pass(*forward)
+    if trained:
+        backward = (logprobs, hidden, weight, targets, bias, sums, kept, *options, True, True, True)
+        torch.library.opcheck(head._backward_operator, backward)
+    main, other, borders = batch([3, 1, 2])
+    one, two, reward = torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor([1.0, 0.5])
+    pair = (main, other, borders, one, two, reward, None, None, 0.4, 0.1, False)
+    torch.library.opcheck(pairs._pair_operator, pair)
+    loss, results = pairs.pair_forward(*pair)
+    torch.library.opcheck(pairs._gradient_operator, (loss, main, borders, one, two, results))

@@ -256,6 +256,17 @@ def test_all_rows_may_be_ignored():
     assert not any(leaf.grad.any() for leaf in leaves)
 
 
+@pytest.mark.parametrize("trained", [("hidden",), ("hidden", "weight", "bias")])
+@pytest.mark.parametrize("rows_per_chunk", [7, 1000])
+def test_a_processor_that_multiplies_bf16_itself_uses_it(trained, rows_per_chunk, monkeypatch):
+    # This way is taken with AMX or AVX-512 BF16; here only its numbers are tested.
+    monkeypatch.setattr("spftcore.kernels.tiles._multiplies", lambda dtype: True)
+    hidden, weight, targets, bias = problem(31, 47, 123, torch.bfloat16)
+    assert_as_close_to_truth_as_plain_pytorch(
+        hidden, weight, targets, bias, trained, chunk_bytes=rows_per_chunk * 123 * 2
+    )
+
+
 def test_no_tokens_give_no_logprobs():
     hidden = torch.zeros(0, 4, requires_grad=True)
     weight = torch.ones(7, 4, requires_grad=True)

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from spftcore.errors import SpftError
-from spftcore.kernels import pair_loss, sequence_sums
+from spftcore.kernels import linear_logprobs, pair_loss, pair_loss_reference, sequence_sums
 
 
 def batch(lengths: list[int], dtype: torch.dtype = torch.float32, seed: int = 0):
@@ -217,6 +219,8 @@ def test_the_loss_of_the_whole_is_the_loss_of_its_parts():
         ({"reward": torch.tensor([1])}, "reward has shape"),
         ({"weight": torch.tensor([-1.0])}, "weight reaches from -1"),
         ({"weight": torch.ones(2)}, "weight has shape"),
+        ({"weight": torch.ones(1, requires_grad=True)}, "weight requires a gradient"),
+        ({"cu_seqlens": torch.tensor([0, 2, 4], device="meta")}, "cu_seqlens is on meta"),
     ],
 )
 def test_misuse_is_refused_in_words(change, words):
@@ -232,3 +236,97 @@ def test_misuse_is_refused_in_words(change, words):
     }
     with pytest.raises(SpftError, match=words):
         pair_loss(**(arguments | change))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=2, max_size=8),
+    pairs=st.integers(1, 12),
+    rewards=st.sampled_from(["zero", "one", "graded"]),
+    nll_weight=st.sampled_from([0.0, 0.7]),
+    seed=st.integers(0, 2**16),
+)
+def test_any_batch_agrees_with_the_equations_in_fp64(lengths, pairs, rewards, nll_weight, seed):
+    main, other, borders = batch(lengths, torch.float64, seed)
+    chosen, rejected = torch.randint(len(lengths), (2, pairs)).unbind()
+    scale = {"zero": torch.zeros, "one": torch.ones, "graded": torch.rand}[rewards](pairs).double()
+    weight = torch.rand(pairs).double().round(decimals=1)  # some pairs are dropped
+    arguments = (other, borders, chosen, rejected, scale, weight, 0.4)
+    results = []
+    for function, option in ((pair_loss, {"nll_weight": nll_weight}), (looped_pair_loss, {})):
+        leaf = main.clone().requires_grad_()
+        result = function(leaf, *arguments, *([] if option else [nll_weight]), **option)
+        loss = result[0] if isinstance(result, tuple) else result
+        (gradient,) = torch.autograd.grad(loss, leaf, torch.linspace(-1, 1, pairs).double())
+        results.append((loss.detach(), gradient))
+    for ours, truth in zip(*results, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
+
+
+def test_the_gradient_by_hand_is_that_of_autograd():
+    main, other, borders = batch([5, 1, 17, 3])
+    chosen, rejected = torch.tensor([0, 0, 2]), torch.tensor([1, 3, 3])
+    reward, weight = torch.tensor([1.0, 0.25, 0.0]), torch.tensor([1.0, 2.0, 0.5])
+    gradients = []
+    for function in (pair_loss, pair_loss_reference):
+        leaf = main.clone().requires_grad_()
+        loss, _ = function(
+            leaf, other, borders, chosen, rejected, reward, weight, 0.4, nll_weight=0.3
+        )
+        gradients.append(torch.autograd.grad(loss.sum(), leaf)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
+
+
+def test_a_dropped_pair_neither_costs_nor_pulls_however_unlikely_its_answer():
+    logprobs = torch.tensor([-1.0, -math.inf], requires_grad=True)
+    loss, _ = pair_loss(
+        logprobs,
+        torch.tensor([-1.0, -2.0]),
+        torch.tensor([0, 1, 2]),
+        torch.tensor([1]),
+        torch.tensor([0]),
+        torch.ones(1),
+        torch.zeros(1),
+        1.0,
+    )
+    loss.sum().backward()
+    assert loss.tolist() == [0.0]
+    assert logprobs.grad.tolist() == [0.0, 0.0]
+
+
+def test_same_inputs_give_the_same_bits():
+    main, other, borders = batch([7, 1, 30, 12])
+    arguments = (
+        other,
+        borders,
+        torch.tensor([0, 0, 2, 0]),
+        torch.tensor([1, 3, 3, 1]),
+        torch.rand(4),
+        None,
+        0.4,
+    )
+    runs = []
+    for _ in range(2):
+        leaf = main.clone().requires_grad_()
+        loss, statistics = pair_loss(leaf, *arguments)
+        runs.append((loss, statistics.margin, *torch.autograd.grad(loss.sum(), leaf)))
+    assert all(torch.equal(*both) for both in zip(*runs, strict=True))
+
+
+def test_a_nan_hidden_state_is_named_by_its_pairs():
+    # Completions of 2, 3, 1 and 2 tokens; token 3 lies in completion 1, of pair 0 alone.
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(8, 5), torch.randn(11, 5)
+    hidden[3, 2] = math.nan
+    logprobs = linear_logprobs(hidden, weight, torch.randint(11, (8,)))
+    _, statistics = pair_loss(
+        logprobs,
+        torch.zeros(8),
+        torch.tensor([0, 2, 5, 6, 8]),
+        torch.tensor([0, 2]),
+        torch.tensor([1, 3]),
+        torch.ones(2),
+        None,
+        1.0,
+    )
+    assert statistics.finite.tolist() == [False, True]
