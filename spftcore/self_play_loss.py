@@ -80,6 +80,11 @@ class SelfPlayLoss(nn.Module):
         Reads from `model.config` what the model does to its logits (`logit_scaling`).
         Raises `SpftError` for a model without a readable head.
         """
+        if not hasattr(model, "get_output_embeddings"):
+            raise SpftError(
+                f"A {type(model).__name__} has no output embeddings to ask for. Make the loss from "
+                "the transformers model, before DDP or a module of yours is put around it."
+            )
         scale, softcap = logit_scaling(model.config)
         return cls(model.get_output_embeddings(), config, scale=scale, softcap=softcap, check=check)
 
@@ -275,8 +280,11 @@ def _refuse_unreadable(head: Any) -> None:
         )
     layer = _layer(head)
     weight = getattr(layer, "weight", None)
-    quantised = weight is not None and not weight.is_floating_point()
-    if quantised or type(layer).__module__.partition(".")[0] == "bitsandbytes":
+    packages = {
+        type(part).__module__.partition(".")[0] for part in (layer, getattr(weight, "data", 0))
+    }
+    integers = weight is not None and not weight.is_floating_point()
+    if integers or packages & {"bitsandbytes", "torchao"}:
         raise SpftError(
             f"The head is quantised ({type(layer).__name__}). Its weight is needed as it is: name "
             "it in llm_int8_skip_modules (bitsandbytes), or leave it out of the quantisation."

@@ -284,6 +284,8 @@ def test_a_head_that_cannot_be_read_is_refused():
     foreign = type("Linear8bitLt", (nn.Linear,), {"__module__": "bitsandbytes.nn.modules"})
     with pytest.raises(SpftError, match="quantised"):
         SelfPlayLoss(foreign(4, 8))
+    with pytest.raises(SpftError, match="before DDP"):
+        SelfPlayLoss.for_model(nn.Sequential(tiny_llama()))
     with pytest.raises(SpftError, match="AutoModelForCausalLM"):
         SelfPlayLoss.for_model(transformers.LlamaModel(transformers.LlamaConfig(**SMALL)))
     with pytest.raises(SpftError, match="The head is a Sequential"):
