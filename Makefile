@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.cpp csrc/*.h bindings/*.cpp)
 
-.PHONY: demo test test-all setup system lint format cpp-test sanitize clean
+.PHONY: demo test test-all setup system lint format cpp-test sanitize fuzz soak clean
 
 demo: setup
 	$(BIN)/python -m spftcore.train --resume
@@ -38,6 +38,14 @@ cpp-test:
 sanitize:
 	$(MAKE) -s -C csrc/tests asan
 	$(MAKE) -s -C csrc/tests tsan
+
+# Random changes of a corpus of queries and of database bytes; RUNS=1000000 for long.
+fuzz:
+	$(MAKE) -s -C csrc/fuzz
+
+# Random statements and what memory does meanwhile; STATEMENTS=10000000 for long.
+soak:
+	$(MAKE) -s -C csrc/fuzz soak
 
 lint: setup
 	$(BIN)/ruff check .

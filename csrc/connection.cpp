@@ -220,6 +220,17 @@ class Folded {
     std::string_view view_;
 };
 
+// Finalizes a statement also when memory runs out while its rows are read.
+class Prepared {
+  public:
+    Prepared() = default;
+    ~Prepared() { sqlite3_finalize(statement); }
+    Prepared(const Prepared&) = delete;
+    Prepared& operator=(const Prepared&) = delete;
+    int finalize() { return sqlite3_finalize(std::exchange(statement, nullptr)); }
+    sqlite3_stmt* statement = nullptr;
+};
+
 std::string quoted(std::string_view path) { return "'" + std::string(path) + "'"; }
 
 // The path as a URI: everything but the unreserved characters and the slash as %XX, so that no
@@ -302,8 +313,17 @@ DatabaseFile inspect_file(const std::string& path) {
 
 Connection::Connection(const DatabaseFile& file, const Limits& limits)
     : path_(file.path), limits_(limits) {
+    try {
+        open();
+    } catch (...) {  // out of memory; no destructor runs for what was never constructed
+        if (db_ != nullptr) sqlite3_close_v2(db_);
+        throw;
+    }
+}
+
+void Connection::open() {
     // The schema is not the query's: it is read without its budgets, but may not spill either.
-    temp_storage().limit = limits.temp_bytes;
+    temp_storage().limit = limits_.temp_bytes;
     const int rc =
         sqlite3_open_v2(uri(path_).c_str(), &db_,
                         SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX, kReadOnlyVfs);
@@ -382,7 +402,8 @@ bool Connection::configure() {
 }
 
 bool Connection::read_schema() {
-    sqlite3_stmt* statement = nullptr;
+    Prepared rows;
+    sqlite3_stmt*& statement = rows.statement;
     int rc = sqlite3_prepare_v2(db_, "SELECT lower(name), type, sql FROM sqlite_master", -1,
                                 &statement, nullptr);
     while (rc == SQLITE_OK && (rc = sqlite3_step(statement)) == SQLITE_ROW) {
@@ -407,21 +428,22 @@ bool Connection::read_schema() {
             readable_.insert(text(0));
         }
     }
-    sqlite3_finalize(statement);
+    rows.finalize();
     if (rc != SQLITE_DONE) return fail(rc, "cannot be read");
     rc = sqlite3_prepare_v2(db_, "PRAGMA module_list", -1, &statement, nullptr);
     while (rc == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW) {
         const unsigned char* name = sqlite3_column_text(statement, 0);
         if (name != nullptr) modules_.insert(lower(reinterpret_cast<const char*>(name)));
     }
-    rc = sqlite3_finalize(statement);
+    rc = rows.finalize();
     return rc == SQLITE_OK || fail(rc, "cannot be read");
 }
 
 bool Connection::connect_virtual_tables() {
     // A virtual table compiles statements of its own when it is first used, and the authorizer
     // would refuse those that could write. Compiling a query over it connects it now.
-    sqlite3_stmt* list = nullptr;
+    Prepared rows;
+    sqlite3_stmt*& list = rows.statement;
     std::vector<std::string> names;
     if (sqlite3_prepare_v2(db_, "SELECT name FROM sqlite_master WHERE type='table' AND rootpage=0",
                            -1, &list, nullptr) == SQLITE_OK) {
@@ -430,7 +452,7 @@ bool Connection::connect_virtual_tables() {
             if (name != nullptr) names.emplace_back(reinterpret_cast<const char*>(name));
         }
     }
-    const int listed = sqlite3_finalize(list);
+    const int listed = rows.finalize();
     if (listed != SQLITE_OK) return fail(listed, "cannot be read");
     // Virtual tables are rare, and this costs as much as opening a small database.
     const int prepared = names.empty() ? SQLITE_OK : refuse_full_text_marks(db_);

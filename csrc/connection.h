@@ -70,6 +70,7 @@ class Connection {
     bool own_table(std::string_view table);
     int deny(std::string what);
     bool fail(int rc, const char* doing);
+    void open();
     bool configure();
     bool read_schema();
     bool connect_virtual_tables();
