@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spftcore import adapters
+from spftcore.adapters import ADAPTER_FILE as ADAPTER_FILE
 from spftcore.config import Config, ModelConfig
 from spftcore.errors import SpftError
-
-ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +48,33 @@ class LanguageModel:
         """The `transformers` model without the adapter wrapper."""
         return self.model.get_base_model() if self.parent else self.model
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Any = None,
+        position_ids: Tensor | None = None,
+        **attention: Any,
+    ) -> Tensor:
         """Last hidden states.
 
         Args:
             input_ids: [B, T] int64.
-            attention_mask: [B, T], 1 for tokens and 0 for padding.
+            attention_mask: [B, T], 1 for tokens and 0 for padding; or what the model's attention
+                takes as a ready mask ([B, 1, T, T], a `BlockMask`, either by layer type); none:
+                each row is one sequence.
+            position_ids: [B, T] int64 where they are not 0, 1, 2 …
+            attention: what else its attention takes (borders of sequences).
 
         Returns:
             [B, T, H].
         """
         decoder = self.causal_lm.base_model
         return decoder(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            **attention,
         ).last_hidden_state
 
     @property
@@ -199,50 +213,66 @@ def load(
         new_adapter: put a fresh trainable adapter on a full model (if `lora.rank` > 0).
 
     Raises:
-        SpftError: no model or no tokenizer there, or the tokenizer cannot end a completion.
+        SpftError: no model or no tokenizer there, the tokenizer cannot end a completion, the model
+            under an adapter is gone or is another one, or `lora` does not fit the model.
     """
-    from transformers import AutoModelForCausalLM
-
     path = _absolute(path)
     tokenizer = load_tokenizer(path, config)
-    options = {"trust_remote_code": config.model.trust_remote_code}
     is_adapter = (Path(path) / ADAPTER_FILE).is_file()
-    source = path
-    try:
-        if is_adapter:
-            from peft import PeftConfig
+    source = adapters.base_of(path) if is_adapter else path
+    adapted = is_adapter or (new_adapter and config.lora.rank > 0)
+    model = _load_base(source, config, device, adapted=adapted)
+    if is_adapter:
+        return LanguageModel(_with_adapter(model, source, path), tokenizer, parent=source)
+    if adapted:
+        from peft import get_peft_model
 
-            source = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+        settings = adapters.lora(model, config, getattr(config.lora, "target_modules", ()))
+        # Its random half must not depend on what ran before in this process.
+        with torch.random.fork_rng():
+            torch.manual_seed(config.run.seed)
+            wrapped = get_peft_model(model, settings)
+        return LanguageModel(wrapped, tokenizer, parent=source)
+    return LanguageModel(model, tokenizer)
+
+
+def _load_base(source: str, config: Config, device: torch.device, *, adapted: bool) -> Any:
+    """A full model on `device`; in 4 or 8 bits where `model.quantize` asks for it and an adapter
+    will be put on."""
+    from transformers import AutoModelForCausalLM
+
+    dtype = getattr(torch, config.model.dtype)
+    options: dict[str, Any] = {"trust_remote_code": config.model.trust_remote_code}
+    kind = getattr(config.model, "quantize", "none")
+    if adapted and kind != "none":
+        options["quantization_config"] = adapters.quantization(kind, dtype)
+        options["device_map"] = {"": device}
+    try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, config.model.dtype), use_safetensors=True, **options
+            source, dtype=dtype, use_safetensors=True, **options
         )
     except Exception as error:
         raise SpftError(
             f"No causal language model could be loaded from '{source}' ({_first_line(error)}). "
             "It must be a transformers checkpoint with safetensors weights, or a hub id."
         ) from None
-    model.to(device)
-    if is_adapter:
-        from peft import PeftModel
+    if "quantization_config" in options:
+        from peft import prepare_model_for_kbit_training
 
-        wrapped = PeftModel.from_pretrained(model, path, is_trainable=True)
-        return LanguageModel(wrapped, tokenizer, parent=source)
-    if new_adapter and config.lora.rank > 0:
-        from peft import LoraConfig, get_peft_model
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model.to(device)
 
-        adapter = LoraConfig(
-            r=config.lora.rank,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-        # Its random half must not depend on what ran before in this process.
-        with torch.random.fork_rng():
-            torch.manual_seed(config.run.seed)
-            wrapped = get_peft_model(model, adapter)
-        return LanguageModel(wrapped, tokenizer, parent=source)
-    return LanguageModel(model, tokenizer)
+
+def _with_adapter(model: Any, source: str, path: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, path, is_trainable=True)
+    except Exception as error:
+        raise SpftError(
+            f"The adapter '{path}' does not fit the model '{source}' ({_first_line(error)}). It "
+            "was made on another model, or a file of it is damaged."
+        ) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -258,8 +288,13 @@ def save(language_model: LanguageModel, path: Path) -> None:
     """
     temporary = path.with_name(path.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
+    if language_model.parent:
+        for settings in language_model.model.peft_config.values():
+            settings.base_model_name_or_path = language_model.parent
     language_model.model.save_pretrained(temporary)
     language_model.tokenizer.save_pretrained(temporary)
+    if language_model.parent:
+        adapters.record_base(temporary, language_model.parent, path)
     with contextlib.suppress(FileNotFoundError):  # peft writes an empty model card
         (temporary / "README.md").unlink()
     replace_folder(temporary, path)
