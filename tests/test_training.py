@@ -1,4 +1,4 @@
-"""Batches score completion tokens only, and a step does not depend on how it is split up."""
+"""A step is the loss that is written down, however its items are split up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, TRAVEL_PAIRS
+from conftest import TRAVEL_PAIRS
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -19,28 +19,12 @@ from spftcore.errors import SpftError
 from spftcore.losses import LossConfig
 from spftcore.models import LanguageModel
 from spftcore.training import loop
-from spftcore.training.batches import (
-    TokenSequence,
-    collate,
-    completion_logprobs,
-    passes,
-    sample_batches,
-)
+from spftcore.training.batches import passes, sample_batches
+from spftcore.training.groups import TokenSequence
 from spftcore.training.loop import fit
 from spftcore.training.objectives import Preference, PreferencePair, Supervised
 
 # -- batches ------------------------------------------------------------------------------------
-
-
-def test_collate_by_hand() -> None:
-    batch = collate([TokenSequence((1, 2), (3, 4, 5)), TokenSequence((6,), (7,))], 0, CPU)
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
-    # Flattened: token 2 (at 1) predicts 3, token 3 predicts 4, token 4 predicts 5; row 2 begins at
-    # 5, where token 6 predicts 7.
-    assert batch.positions.tolist() == [1, 2, 3, 5]
-    assert batch.targets.tolist() == [3, 4, 5, 7]
-    assert batch.cu_seqlens.tolist() == [0, 3, 4]
 
 
 def alone(model: LanguageModel, sequence: TokenSequence) -> torch.Tensor:
@@ -62,21 +46,6 @@ def sequences(count: int, seed: int, vocabulary: int = 300) -> list[TokenSequenc
         return tuple(torch.randint(2, vocabulary, (length,), generator=generator).tolist())
 
     return [TokenSequence(draw(1, 20), draw(1, 12)) for _ in range(count)]
-
-
-@pytest.mark.parametrize("name", ["tiny", "qwen2", "llama"])
-def test_logprobs_in_a_batch_equal_those_of_each_sequence_alone(
-    name: str, request: pytest.FixtureRequest
-) -> None:
-    model: LanguageModel = request.getfixturevalue(name)
-    model.model.eval()
-    items = sequences(7, seed=3)
-    batch = collate(items, model.tokenizer.pad_token_id, CPU)
-    with torch.no_grad():
-        together = completion_logprobs(model, batch)
-    assert together.dtype == torch.float32
-    expected = torch.cat([alone(model, item) for item in items])
-    torch.testing.assert_close(together.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40), budget=st.integers(1, 300))
@@ -402,9 +371,3 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_five_end_the_stage
     assert all(torch.isfinite(p).all() for p in model.model.parameters())
     with pytest.raises(SpftError, match=r"5 steps in a row \(at step 6\)"):
         trained(tiny, items, Poisoned({2, 3, 4, 5, 6}), steps=8, batch_size=2)
-
-
-def test_an_empty_prompt_is_an_error() -> None:
-    # No hidden state comes before the first completion token.
-    with pytest.raises(SpftError, match="prompt"):
-        collate([TokenSequence((), (3, 4))], 0, CPU)

@@ -18,7 +18,7 @@ from spftcore.pairs import Pair
 from spftcore.prompts import PromptRenderer, parse_sql
 from spftcore.rollout import hf
 from spftcore.store import Answer, StageWriter, Store
-from spftcore.training.batches import TokenSequence
+from spftcore.training.groups import Group, TokenSequence
 from spftcore.training.loop import fit
 from spftcore.training.objectives import Objective
 from spftcore.verify import Executor, Limits, Status, Verdict
@@ -103,11 +103,15 @@ class RunContext:
         return tuple(tokenizer(prompt)["input_ids"])
 
     def encode(self, model: LanguageModel, prompt: str, completion: str) -> TokenSequence:
-        """Prompt and completion encoded apart (no token may span the border), ended by eos."""
-        ids = model.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        """Prompt and completion encoded apart: no token may span the border."""
         return TokenSequence(
-            self.encode_prompt(model, prompt), (*ids, model.tokenizer.eos_token_id)
+            self.encode_prompt(model, prompt), self.encode_completion(model, completion)
         )
+
+    def encode_completion(self, model: LanguageModel, completion: str) -> tuple[int, ...]:
+        """Token ids of a completion, ended by end-of-sequence."""
+        ids = model.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        return (*ids, model.tokenizer.eos_token_id)
 
     def within_limits(self, sequence: TokenSequence) -> bool:
         """Whether a sequence may be trained on; the ones that may not are counted by cause."""
@@ -136,6 +140,11 @@ class RunContext:
     def text_to_sql_sequence(self, model: LanguageModel, pair: Pair, sql: str) -> TokenSequence:
         """A pair's prompt with `sql` as its completion."""
         return self.encode(model, self._prompt(pair), sql)
+
+    def text_to_sql_group(self, model: LanguageModel, pair: Pair, *sql: str) -> Group:
+        """A pair's prompt, encoded once, with each query as a completion."""
+        prompt = self.encode_prompt(model, self._prompt(pair))
+        return Group(prompt, tuple(self.encode_completion(model, text) for text in sql))
 
     def _prompt(self, pair: Pair) -> str:
         return self.renderer.text_to_sql(pair.question, pair.database, pair.evidence)

@@ -21,9 +21,12 @@ from spftcore.pairs import Pair
 from spftcore.stages.context import RunContext
 from spftcore.stages.vbi import rank, seeds, training_pairs
 from spftcore.store import Candidate, StageWriter
-from spftcore.training.batches import TokenSequence, collate, completion_logprobs, passes
+from spftcore.training.attention import completion_logprobs
+from spftcore.training.batches import passes
+from spftcore.training.groups import TokenSequence
 from spftcore.training.loop import TOKENS_PER_PASS
 from spftcore.training.objectives import Preference, PreferencePair
+from spftcore.training.self_check import choose as choose_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +108,10 @@ def answers(context: RunContext, stage: StageWriter, system: str, iteration: int
         pairs = random.Random(context.seed(stage.stage)).sample(pairs, wanted)
     judged = context.answer(opponent, match.opponent, pairs)
     stage.answers("opponent", judged)
-    for role, texts in (
-        ("gold", [pair.sql for pair in pairs]),
-        ("answer", [answer.sql for answer in judged]),
-    ):
-        logprobs = _logprobs(context, opponent, pairs, texts)
-        for pair, values in zip(pairs, logprobs, strict=True):
-            stage.opponent_logprobs(pair.id, role, values.numpy().tobytes())
+    logprobs = _logprobs(context, opponent, pairs, [answer.sql for answer in judged])
+    for number, role in enumerate(("gold", "answer")):
+        for pair, both in zip(pairs, logprobs, strict=True):
+            stage.opponent_logprobs(pair.id, role, both[number].numpy().tobytes())
     verdicts = [answer.verdict for answer in judged]
     stage.result = {
         **asdict(match),
@@ -121,27 +121,30 @@ def answers(context: RunContext, stage: StageWriter, system: str, iteration: int
 
 
 def _logprobs(
-    context: RunContext, model: LanguageModel, pairs: list[Pair], texts: list[str]
-) -> list[torch.Tensor]:
-    """Log-probs [tokens] fp32 of each pair's completion, in the order of the pairs."""
-    sequences = [
-        context.text_to_sql_sequence(model, pair, text)
-        for pair, text in zip(pairs, texts, strict=True)
+    context: RunContext, model: LanguageModel, pairs: list[Pair], answers: list[str]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Log-probs [tokens] fp32 of each pair's gold and of the answer to it, in the order of the
+    pairs; the prompt of both is encoded once."""
+    groups = [
+        context.text_to_sql_group(model, pair, pair.sql, answer)
+        for pair, answer in zip(pairs, answers, strict=True)
     ]
-    result: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
-    done = 0
-    for group in passes(
-        list(enumerate(sequences)), lambda item: len(item[1]), min(TOKENS_PER_PASS, 4096)
-    ):
-        batch = collate([s for _, s in group], model.tokenizer.pad_token_id, model.device)
-        with torch.no_grad():
-            values = completion_logprobs(model, batch).float().cpu()
-        borders = batch.cu_seqlens.tolist()
-        for (index, _), start, end in zip(group, borders, borders[1:], strict=False):
-            result[index] = values[start:end].clone()
-        done += len(group)
-        context.progress(done, len(sequences), "opponent log-probs")
-    return result
+    attention = choose_attention(model)
+    result: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    with attention.on(model), torch.no_grad():
+        for part in passes(
+            list(enumerate(groups)), lambda item: len(item[1]), min(TOKENS_PER_PASS, 4096)
+        ):
+            batch = attention.pack(model, [group for _, group in part])
+            values = completion_logprobs(model, batch, attention).float().cpu()
+            lengths = batch.cu_seqlens.diff().tolist()
+            completions = [completion.clone() for completion in values.split(lengths)]
+            for (index, _), gold, answer in zip(
+                part, completions[::2], completions[1::2], strict=True
+            ):
+                result[index] = gold, answer
+            context.progress(len(result), len(groups), "opponent log-probs")
+    return [result[index] for index in range(len(groups))]
 
 
 def train(context: RunContext, stage: StageWriter, system: str, iteration: int) -> None:
@@ -187,8 +190,8 @@ def _preference_pairs(
         if answer.verdict == "unjudged":
             continue
         pair = pairs[identifier]
-        gold: TokenSequence = context.text_to_sql_sequence(model, pair, pair.sql)
-        other = context.text_to_sql_sequence(model, pair, answer.sql)
+        group = context.text_to_sql_group(model, pair, pair.sql, answer.sql)
+        gold, other = (TokenSequence(group.prompt, ids) for ids in group.completions)
         if not (context.within_limits(gold) and context.within_limits(other)):
             continue
         item = PreferencePair(

@@ -22,7 +22,7 @@ from spftcore.store import StageWriter
 from spftcore.synthesis import SynthesizedSQL, TemplatePool, canonical, synthesize_sql
 from spftcore.synthesis.mentions import Mentions
 from spftcore.synthesis.verbalise import verbalise
-from spftcore.training.batches import TokenSequence
+from spftcore.training.groups import TokenSequence
 from spftcore.training.objectives import Supervised
 
 QUERIES_PER_PAIR = 1.2  # a few queries get no question that passes the checks

@@ -9,18 +9,30 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from spftcore.errors import SpftError
 from spftcore.losses import LossConfig, completion_nll, preference_loss
 from spftcore.models import LanguageModel
-from spftcore.training.batches import TokenSequence, collate, completion_logprobs
+from spftcore.training.attention import Attention, completion_logprobs
+from spftcore.training.groups import Group, TokenSequence
+from spftcore.training.self_check import choose
 
 Item = TypeVar("Item", contravariant=True)
 
 
 class Objective(Protocol, Generic[Item]):
-    """A loss that is a sum over items, divided by a number known before any forward pass."""
+    """A loss that is a sum over items, divided by a number known before any forward pass.
+
+    Attributes:
+        shared: whether an item's completions share its prompt.
+        attention: how items are laid out for the model; chosen for the first model that is scored
+            where none was set.
+    """
+
+    shared: bool
+    attention: Attention | None
 
     def tokens(self, item: Item) -> int:
-        """Tokens of one item's longest sequence (what padding is counted in)."""
+        """Tokens of one item as it stands in a row, its prompt counted once."""
 
     def normaliser(self, items: Sequence[Item]) -> float:
         """What the sum over a whole step's items is divided by."""
@@ -34,6 +46,9 @@ class Objective(Protocol, Generic[Item]):
 class Supervised:
     """Mean NLL per completion token (supervised fine-tuning)."""
 
+    shared = False
+    attention: Attention | None = None
+
     def tokens(self, item: TokenSequence) -> int:
         return len(item)
 
@@ -43,8 +58,10 @@ class Supervised:
     def losses(
         self, model: LanguageModel, items: Sequence[TokenSequence]
     ) -> tuple[Tensor, dict[str, float]]:
-        batch = collate(items, model.tokenizer.pad_token_id, model.device)
-        nll = completion_nll(completion_logprobs(model, batch), batch.cu_seqlens)
+        self.attention = self.attention or choose(model, shared=False)
+        batch = self.attention.pack(model, [Group(s.prompt, (s.completion,)) for s in items])
+        logprobs = completion_logprobs(model, batch, self.attention)
+        nll = completion_nll(logprobs, batch.cu_seqlens)
         return nll.sum(), {}
 
 
@@ -65,15 +82,29 @@ class PreferencePair:
     answer_reference: Tensor
     reward: float
 
+    @property
+    def group(self) -> Group:
+        """The prompt that both share, with gold and answer.
+
+        Raises:
+            SpftError: they do not answer the same prompt.
+        """
+        if self.gold.prompt != self.answer.prompt:
+            raise SpftError("Gold and answer of a pair have different prompts.")
+        return Group(self.gold.prompt, (self.gold.completion, self.answer.completion))
+
 
 class Preference:
     """A pair loss of `spftcore.losses`, averaged over the pairs it keeps."""
+
+    shared = True
+    attention: Attention | None = None
 
     def __init__(self, config: LossConfig) -> None:
         self._config = config
 
     def tokens(self, item: PreferencePair) -> int:
-        return 2 * max(len(item.gold), len(item.answer))
+        return len(item.gold) + len(item.answer.completion)
 
     def normaliser(self, items: Sequence[PreferencePair]) -> float:
         if self._config.kind in ("exspin", "dpo"):
@@ -83,21 +114,19 @@ class Preference:
     def losses(
         self, model: LanguageModel, items: Sequence[PreferencePair]
     ) -> tuple[Tensor, dict[str, float]]:
-        count = len(items)
-        sequences = [item.gold for item in items] + [item.answer for item in items]
-        batch = collate(sequences, model.tokenizer.pad_token_id, model.device)
-        device = model.device
-        references = [item.gold_reference for item in items]
-        references += [item.answer_reference for item in items]
+        self.attention = self.attention or choose(model)
+        count, device = len(items), model.device
+        batch = self.attention.pack(model, [item.group for item in items])
+        references = [r for item in items for r in (item.gold_reference, item.answer_reference)]
         reward = torch.tensor([item.reward for item in items], device=device)
-        index = torch.arange(count, device=device)
+        golds = torch.arange(0, 2 * count, 2, device=device)
         loss, _, statistics = preference_loss(
             self._config,
-            completion_logprobs(model, batch),
+            completion_logprobs(model, batch, self.attention),
             torch.cat(references).to(device),
             batch.cu_seqlens,
-            index,
-            index + count,
+            golds,
+            golds + 1,
             reward,
         )
         wrong = reward == 1
