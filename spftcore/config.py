@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from spftcore.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
+Schedule = Literal["linear", "cosine", "constant"]
 
 
 class Section(BaseModel):
@@ -89,8 +90,30 @@ class TrainConfig(Section):
     batch_size: int = Field(16, gt=0, description="examples (or preference pairs) per step")
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps with a rising rate")
+    schedule: Schedule = Field("linear", description="how the rate falls after the warm-up")
     weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
+
+
+class LoopConfig(Section):
+    """How every training runs: arithmetic, memory, and saving its state."""
+
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="arithmetic; bfloat16: autocast, weights stay as they are"
+    )
+    tokens_per_pass: int = Field(
+        16_384, gt=0, description="tokens of one forward pass; a step takes as many as it needs"
+    )
+    attention: Literal["auto", "sdpa", "flex", "varlen", "plain"] = Field(
+        "auto", description="how prompts are shared; auto: packed, if the model passes a check"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations: less memory, about a third more time"
+    )
+    save_seconds: float = Field(
+        300.0, ge=0, description="save the training state so often (0: not by time)"
+    )
+    save_steps: int = Field(0, ge=0, description="save it every so many steps (0: not by steps)")
 
 
 class BaseConfig(TrainConfig):
@@ -143,6 +166,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     prompt: PromptConfig = PromptConfig()
+    training: LoopConfig = LoopConfig()
     base: BaseConfig = Field(
         BaseConfig(), description="first training of a tiny model on the seeds"
     )

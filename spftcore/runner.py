@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import shutil
@@ -19,7 +21,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,9 +32,13 @@ from spftcore.config import Config
 from spftcore.errors import SpftError, explain
 from spftcore.stages.plan import Stage, plan
 from spftcore.store import Store
+from spftcore.training.checkpoints import training_folder
+from spftcore.training.stopping import Stop, Stopped
 
 PROGRESS_SECONDS = 0.2  # how often a worker reports, at most
 LOCK_SECONDS = 15.0  # how long the workers of a killed run may take to notice
+STOP_SECONDS = 120.0  # how long training may take to end its step and save its state
+STOP_PATIENCE = 1.0  # a stop that takes longer is explained
 
 
 # -- locks --------------------------------------------------------------------------------------
@@ -77,6 +83,9 @@ def _start_worker(
     config: Config, directory: Path, databases: Path, threads: int, messages: Any
 ) -> None:
     parent = multiprocessing.parent_process()
+    # Whatever is no training ends at once: its stage is repeated on resume.
+    stop = Stop(otherwise=_leave)
+    stop.on_sigterm()
 
     def watch() -> None:
         if parent is not None:
@@ -101,6 +110,7 @@ def _start_worker(
         databases=databases,
         messages=messages,
         lock=lock,
+        stop=stop,
         store=Store(directory / "run.sqlite"),
         stages={stage.name: stage for stage in plan(config)},
     )
@@ -120,8 +130,8 @@ def _run_stage(name: str) -> None:
             last = now
             _worker["messages"].put((name, done, total, text))
 
-    directory, store = _worker["directory"], _worker["store"]
-    context = RunContext(_worker["config"], directory, store, _worker["databases"], progress)
+    directory, store, stop = _worker["directory"], _worker["store"], _worker["stop"]
+    context = RunContext(_worker["config"], directory, store, _worker["databases"], progress, stop)
     try:
         with store.stage(name) as stage:
             _worker["stages"][name].run(context, stage)
@@ -130,12 +140,21 @@ def _run_stage(name: str) -> None:
             with SummaryWriter(str(curves)) as events:
                 for step, metric, value in stage.metrics():
                     events.add_scalar(f"train/{metric}", value, step)
+        shutil.rmtree(training_folder(directory, name), ignore_errors=True)
     except SpftError:
         raise
+    except Stopped:
+        _leave()
     except Exception as error:
         raise explain(error, directory) from None
     finally:
+        if stop.requested:
+            _leave()
         context.close()
+
+
+def _leave() -> None:
+    os._exit(128 + signal.SIGTERM)  # as a process that the signal ended
 
 
 # -- the parent's side --------------------------------------------------------------------------
@@ -166,8 +185,15 @@ def run_stages(
         SpftError: a stage failed; what other stages finished is kept.
         KeyboardInterrupt: stopped by the user; likewise.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise SpftError(
+            "A run starts its own processes and cannot be one of several that a launcher starts. "
+            "Start it without `accelerate launch` or `torchrun`."
+        )
     stages = plan(config)
     finished = store.finished()
+    for name in finished:  # of a run that was killed between the stage's end and the clearing up
+        shutil.rmtree(training_folder(directory, name), ignore_errors=True)
     waiting = [stage for stage in stages if stage.name not in finished]
     if not waiting:
         return
@@ -198,11 +224,31 @@ def run_stages(
                     finished.add(stage.name)
                     display.finished(stage.name, store)
     finally:
-        # Workers of unfinished stages are killed: their stage is repeated on resume.
-        for process in list((pool._processes or {}).values()):
-            if running:
-                process.kill()
+        if running:
+            _stop_workers(list((pool._processes or {}).values()), console)
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stop_workers(processes: list[Any], console: Console) -> None:
+    """Ends the workers: training saves its state first, other stages are repeated on resume."""
+    deadline = time.monotonic() + STOP_SECONDS
+    patience = time.monotonic() + STOP_PATIENCE
+    left = [process for process in processes if process.pid is not None]
+    for process in left:
+        with suppress(OSError, ValueError):  # it has ended by itself
+            process.terminate()
+    try:
+        while left and time.monotonic() < deadline:
+            # Not join(): the pool's own thread reaps the processes too.
+            ended = multiprocessing.connection.wait([p.sentinel for p in left], timeout=0.1)
+            left = [process for process in left if process.sentinel not in ended]
+            if left and time.monotonic() > patience:
+                patience = math.inf
+                console.print("Training is being saved; stop once more to leave at once.")
+    finally:  # also when the user stops once more
+        for process in left:
+            with suppress(OSError, ValueError):
+                process.kill()
 
 
 def _submit(pool: ProcessPoolExecutor, name: str) -> Future[None]:

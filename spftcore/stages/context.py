@@ -18,9 +18,11 @@ from spftcore.pairs import Pair
 from spftcore.prompts import PromptRenderer, parse_sql
 from spftcore.rollout import hf
 from spftcore.store import Answer, StageWriter, Store
+from spftcore.training.checkpoints import Checkpoints, training_folder
 from spftcore.training.groups import Group, TokenSequence
-from spftcore.training.loop import fit
+from spftcore.training.loop import fit, progress_line
 from spftcore.training.objectives import Objective
+from spftcore.training.stopping import Stop
 from spftcore.verify import Executor, Limits, Status, Verdict
 
 Progress = Callable[[int, int, str], None]
@@ -37,6 +39,7 @@ class RunContext:
         store: this process's connection to the run store.
         databases: folder of the SQLite files.
         progress: called with (done, total, text) of the stage at work.
+        stop: asks training to save its state and end.
     """
 
     config: Config
@@ -44,6 +47,7 @@ class RunContext:
     store: Store
     databases: Path
     progress: Progress
+    stop: Stop = field(default_factory=Stop)
     dropped: dict[str, int] = field(default_factory=dict)
 
     @cached_property
@@ -161,22 +165,39 @@ class RunContext:
         *,
         dropout: bool,
     ) -> None:
-        """Trains in place, records the curve, and reports progress."""
+        """Trains in place, records the curve, and reports progress.
+
+        A stage that was stopped at work trains on from its last training checkpoint.
+        """
         every = max(1, settings.steps // METRICS_PER_STAGE)
+        skipped = 0
 
         def report(step: int, statistics: Mapping[str, float]) -> None:
+            nonlocal skipped
+            skipped += "skipped" in statistics
             if step % every == 0 or step == settings.steps:
                 for name, value in statistics.items():
                     stage.metric(step, name, value)
-            shown = [f"loss {statistics['loss']:.3f}"]
-            if "margin" in statistics:
-                shown.append(f"margin {statistics['margin']:+.2f}")
-            shown.append(f"{statistics['tokens/s']:,.0f} tokens/s")
-            self.progress(step, settings.steps, ", ".join(shown))
+            self.progress(step, settings.steps, progress_line(statistics))
 
-        seed = self.seed(stage.stage)
-        fit(model, items, objective, settings, seed=seed, dropout=dropout, report=report)
-        stage.rejections("train", self.take_dropped())
+        loop = self.config.training
+        folder = training_folder(self.directory, stage.stage)
+        fit(
+            model,
+            items,
+            objective,
+            settings,
+            seed=self.seed(stage.stage),
+            dropout=dropout,
+            report=report,
+            loop=loop,
+            checkpoints=Checkpoints(folder, loop.save_seconds, loop.save_steps),
+            stop=self.stop,
+        )
+        dropped = self.take_dropped()
+        if skipped:
+            dropped["step without a finite loss and gradient"] = skipped
+        stage.rejections("train", dropped)
 
     def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
         """Greedy completions as text. A prompt over the limit gets an empty completion."""
