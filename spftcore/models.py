@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -298,6 +300,45 @@ def save(language_model: LanguageModel, path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # peft writes an empty model card
         (temporary / "README.md").unlink()
     replace_folder(temporary, path)
+
+
+def digest(language_model: LanguageModel) -> str:
+    """What a model's log-probs depend on beside the tokens: its weights, adapter included, in the
+    form and dtype they are computed in, and its architecture. 64 hexadecimal digits.
+
+    It is taken of the model in memory, so a folder that was moved or copied counts as the same.
+    """
+    found = hashlib.sha256()
+    for config in (language_model.causal_lm.config, *_adapter_settings(language_model)):
+        values = {key: v for key, v in config.to_dict().items() if key not in _PROVENANCE}
+        # A set prints in an order of its own in each process.
+        text = json.dumps(values, sort_keys=True, default=lambda v: sorted(map(str, v)))
+        found.update(text.encode())
+    for name, value in sorted(language_model.model.state_dict().items()):
+        if isinstance(value, Tensor):
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            found.update(raw.numpy().data)
+    return found.hexdigest()
+
+
+# Settings that say where a model came from and by which program, and not what it computes.
+_PROVENANCE = {
+    "_name_or_path",
+    "transformers_version",
+    "peft_version",
+    "base_model_name_or_path",
+    "inference_mode",
+    "revision",
+    "auto_mapping",
+}
+
+
+def _adapter_settings(language_model: LanguageModel) -> list[Any]:
+    if not language_model.parent:
+        return []
+    settings = language_model.model.peft_config
+    return [settings[name] for name in sorted(settings)]
 
 
 def replace_folder(temporary: Path, path: Path) -> None:

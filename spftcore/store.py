@@ -20,7 +20,7 @@ from typing import Any
 from spftcore.errors import SpftError
 from spftcore.pairs import Pair
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = f"""
 pragma user_version = {SCHEMA_VERSION};
@@ -59,7 +59,8 @@ create table if not exists answers (
     primary key (stage, purpose, pair)
 ) without rowid;
 create table if not exists opponent_logprobs (
-    stage text not null, pair text not null, role text not null, logprobs blob not null,
+    stage text not null, pair text not null, role text not null, opponent text not null,
+    weights text not null, tokens text not null, logprobs blob not null,
     primary key (stage, pair, role)
 ) without rowid;
 create table if not exists metrics (
@@ -95,6 +96,27 @@ class Answer:
     status: str
     verdict: str
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """An opponent's log-probs of one completion, and what they depend on.
+
+    Attributes:
+        pair: whose question is the prompt.
+        role: `gold` or `answer`.
+        opponent: name of the candidate.
+        weights: digest of its weights and architecture (`models.digest`).
+        tokens: digest of the token ids of prompt and completion.
+        logprobs: little-endian fp32, one per completion token.
+    """
+
+    pair: str
+    role: str
+    opponent: str
+    weights: str
+    tokens: str
+    logprobs: bytes
 
 
 class StageWriter:
@@ -142,8 +164,10 @@ class StageWriter:
             values = (a.candidate, a.pair, a.sql, a.status, a.verdict, a.message)
             self._add("answers", self.stage, purpose, *values)
 
-    def opponent_logprobs(self, pair: str, role: str, logprobs: bytes) -> None:
-        self._add("opponent_logprobs", self.stage, pair, role, logprobs)
+    def opponent_logprobs(self, scored: Scored) -> None:
+        """An opponent's log-probs of one completion."""
+        values = (scored.opponent, scored.weights, scored.tokens, scored.logprobs)
+        self._add("opponent_logprobs", self.stage, scored.pair, scored.role, *values)
 
     def metrics(self) -> list[tuple[int, str, float]]:
         """(step, name, value) of the points so far."""
@@ -282,6 +306,15 @@ class Store:
             (stage, purpose),
         )
         return {row[0]: Answer(*row) for row in rows}
+
+    def opponent_logprobs(self, stage: str) -> dict[tuple[str, str], Scored]:
+        """Opponent log-probs of a stage by (pair id, role)."""
+        rows = self.query(
+            "select pair, role, opponent, weights, tokens, logprobs from opponent_logprobs"
+            " where stage = ? order by pair, role",
+            (stage,),
+        )
+        return {(row[0], row[1]): Scored(*row) for row in rows}
 
     def metric_series(self, stage: str, name: str) -> list[tuple[int, float]]:
         """(step, value) of one metric."""

@@ -8,19 +8,22 @@ reference (`train`). The baselines run through the same two functions with other
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 
+from spftcore import models
 from spftcore.errors import SpftError
 from spftcore.losses import LossConfig, LossKind
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
+from spftcore.stages import references
 from spftcore.stages.context import RunContext
+from spftcore.stages.references import Known, tokens_digest
 from spftcore.stages.vbi import rank, seeds, training_pairs
-from spftcore.store import Candidate, StageWriter
+from spftcore.store import Answer, Candidate, Scored, StageWriter
 from spftcore.training.attention import completion_logprobs
 from spftcore.training.batches import passes
 from spftcore.training.groups import TokenSequence
@@ -85,7 +88,8 @@ def _match(context: RunContext, system: str, iteration: int) -> Match:
 
 def answers(context: RunContext, stage: StageWriter, system: str, iteration: int) -> None:
     """The opponent's answers to the training questions, their verdicts, and its log-probs of the
-    golds and of its answers, computed once and kept in the store."""
+    golds and of its answers, computed once, kept in the store, and reused by later iterations with
+    the same opponent."""
     match = _match(context, system, iteration)
     if system == "dpo" and iteration > 1:
         # The reference of DPO stays the model it began with, and so do its answers.
@@ -106,18 +110,66 @@ def answers(context: RunContext, stage: StageWriter, system: str, iteration: int
     wanted = context.config.self_play.pairs
     if 0 < wanted < len(pairs):
         pairs = random.Random(context.seed(stage.stage)).sample(pairs, wanted)
-    judged = context.answer(opponent, match.opponent, pairs)
+    weights = models.digest(opponent)
+    known = references.known(context.store, system, iteration, weights)
+    judged = _answers(context, opponent, match.opponent, pairs, known)
     stage.answers("opponent", judged)
-    logprobs = _logprobs(context, opponent, pairs, [answer.sql for answer in judged])
-    for number, role in enumerate(("gold", "answer")):
-        for pair, both in zip(pairs, logprobs, strict=True):
-            stage.opponent_logprobs(pair.id, role, both[number].numpy().tobytes())
+    for scored in _scored(context, opponent, match.opponent, weights, pairs, judged, known):
+        stage.opponent_logprobs(scored)
     verdicts = [answer.verdict for answer in judged]
     stage.result = {
         **asdict(match),
         "answers": stage.stage,
         **{verdict: verdicts.count(verdict) for verdict in ("right", "wrong", "unjudged")},
     }
+
+
+def _answers(
+    context: RunContext,
+    opponent: LanguageModel,
+    name: str,
+    pairs: list[Pair],
+    known: Known,
+) -> list[Answer]:
+    """The opponent's answers in the order of the pairs; those it gave to the same prompt in an
+    earlier iteration are not generated again (decoding is greedy)."""
+    keys = {}
+    for pair in pairs:
+        (sequence,) = context.text_to_sql_group(opponent, pair, pair.sql).separate()
+        keys[pair.id] = pair.id, tokens_digest(sequence.prompt, sequence.completions[0])
+    new = [pair for pair in pairs if keys[pair.id] not in known.answers]
+    given = {answer.pair: answer for answer in context.answer(opponent, name, new)}
+    return [
+        given.get(pair.id) or replace(known.answers[keys[pair.id]], candidate=name)
+        for pair in pairs
+    ]
+
+
+def _scored(
+    context: RunContext,
+    opponent: LanguageModel,
+    name: str,
+    weights: str,
+    pairs: list[Pair],
+    judged: list[Answer],
+    known: Known,
+) -> Iterator[Scored]:
+    """The opponent's log-probs of each gold and answer; known ones are read, the others computed
+    (a pair with one known completion is computed whole: its prompt is encoded anyway)."""
+    tokens = []
+    for pair, answer in zip(pairs, judged, strict=True):
+        group = context.text_to_sql_group(opponent, pair, pair.sql, answer.sql)
+        gold, other = (tokens_digest(group.prompt, ids) for ids in group.completions)
+        tokens.append((gold, other))
+    new = [i for i, both in enumerate(tokens) if not known.logprobs.keys() >= set(both)]
+    computed = _logprobs(context, opponent, [pairs[i] for i in new], [judged[i].sql for i in new])
+    fresh = dict(zip(new, computed, strict=True))
+    for i, (pair, both) in enumerate(zip(pairs, tokens, strict=True)):
+        for number, role in enumerate(("gold", "answer")):
+            values = (
+                fresh[i][number].numpy().tobytes() if i in fresh else known.logprobs[both[number]]
+            )
+            yield Scored(pair.id, role, name, weights, both[number], values)
 
 
 def _logprobs(
@@ -179,12 +231,7 @@ def _preference_pairs(
 ) -> list[PreferencePair]:
     store = context.store
     pairs = {pair.id: pair for pair in store.pairs()}
-    stored = {
-        (pair, role): torch.from_numpy(np.frombuffer(blob, dtype=np.float32).copy())
-        for pair, role, blob in store.query(
-            "select pair, role, logprobs from opponent_logprobs where stage = ?", (answers_stage,)
-        )
-    }
+    stored = store.opponent_logprobs(answers_stage)
     items = []
     for identifier, answer in store.answers(answers_stage, "opponent").items():
         if answer.verdict == "unjudged":
@@ -194,17 +241,26 @@ def _preference_pairs(
         gold, other = (TokenSequence(group.prompt, ids) for ids in group.completions)
         if not (context.within_limits(gold) and context.within_limits(other)):
             continue
-        item = PreferencePair(
-            gold,
-            other,
-            stored[identifier, "gold"],
-            stored[identifier, "answer"],
-            1.0 if kind == "spin" or answer.verdict == "wrong" else 0.0,
+        gold_reference, answer_reference = (
+            _reference(stored[identifier, role], sequence)
+            for role, sequence in (("gold", gold), ("answer", other))
         )
-        if len(item.gold_reference) != len(gold.completion):
-            raise SpftError(
-                f"The stored opponent log-probs of pair '{identifier}' do not fit the tokenizer "
-                "of the main model. Main and opponent must share one tokenizer."
-            )
-        items.append(item)
+        reward = 1.0 if kind == "spin" or answer.verdict == "wrong" else 0.0
+        items.append(PreferencePair(gold, other, gold_reference, answer_reference, reward))
     return items
+
+
+def _reference(scored: Scored, sequence: TokenSequence) -> torch.Tensor:
+    """Stored opponent log-probs [tokens] fp32 of the sequence they are of.
+
+    Raises:
+        SpftError: they are of other tokens.
+    """
+    if scored.tokens != tokens_digest(sequence.prompt, sequence.completion):
+        raise SpftError(
+            f"The log-probs stored for pair '{scored.pair}' ({scored.role}) are of other tokens "
+            f"than the main model's: its tokenizer or prompt is not that of the opponent "
+            f"'{scored.opponent}'. Main and opponent must share one tokenizer; if the model's "
+            "files changed during the run, start anew with another --run.name."
+        )
+    return torch.from_numpy(np.frombuffer(scored.logprobs, dtype=np.float32).copy())
