@@ -31,11 +31,22 @@ from typing import Any
 
 from step_cases import CASES, Cell
 
-OURS = ["ours", "ours-no-packing", "ours-no-sharing", "ours-flex", "ours-varlen"]
+OURS = [
+    "ours",
+    "ours-groups",
+    "ours-no-packing",
+    "ours-no-sharing",
+    "ours-flex",
+    "ours-varlen",
+]
 PEERS = ["trl", "trl-precomputed", "trl-no-checkpointing", "trl-liger"]
 PROVIDERS = [*OURS, "plain", *PEERS]
-# Cases where only some providers say anything: `flat` asks about our data set.
-ONLY = {"flat": ["ours"]}
+ON_GPU_ONLY = {"ours-flex", "ours-varlen"}
+# Cases that ask about something else than who is faster: groups, and our data set.
+ONLY = {
+    "rejected": ["ours", "ours-groups", "plain", "trl-no-checkpointing"],
+    "flat": ["ours"],
+}
 AGREEMENT = {"float32": 1e-4, "bfloat16": 3e-2}  # relative, of loss and gradient norm
 PREFIX = "RESULT "  # step_worker's
 
@@ -112,10 +123,16 @@ class Bench:
                     continue
                 self.versions.update(found.pop("versions"))
                 same_first_step(cell, name, checked, found["first_step"])
+                seconds = statistics.median(found["step_s"])
+                print(f"  round {len(rates)}: {name} {seconds:.3f} s a step", flush=True)
                 rounds[name].append(found)
         rows = []
         for name in providers:
-            row: Result = {"cell": cell.name, "shape": dataclasses.asdict(cell), "provider": name}
+            row: Result = {
+                "cell": cell.name,
+                "shape": dataclasses.asdict(cell),
+                "provider": name,
+            }
             if name in reasons:
                 row["unavailable"] = reasons[name]
             else:
@@ -253,18 +270,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--case", choices=list(CASES), default="cpu-16m")
-    parser.add_argument("--providers", nargs="+", choices=PROVIDERS, help="default: all")
+    parser.add_argument(
+        "--providers",
+        nargs="+",
+        choices=PROVIDERS,
+        help="default: all that the case asks for",
+    )
     parser.add_argument("--cells", help="only cells whose name contains this text")
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes of each provider")
     parser.add_argument("--steps", type=int, default=3, help="timed in each process")
     parser.add_argument("--warmup", type=int, default=1, help="steps before these, at least 1")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument(
-        "--memory-gib", type=float, default=0.8 * available_gib(), help="limit of a CPU process"
+        "--memory-gib",
+        type=float,
+        default=0.8 * available_gib(),
+        help="limit of a CPU process",
     )
     parser.add_argument("--limit-s", type=float, default=600, help="time limit of a process")
     parser.add_argument(
-        "--peers-python", type=Path, default=Path(sys.executable), help="has trl, liger-kernel"
+        "--peers-python",
+        type=Path,
+        default=Path(sys.executable),
+        help="has trl, liger-kernel",
     )
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
@@ -273,7 +301,8 @@ def main() -> None:
     bench = Bench(arguments)
     gpu = bench.job("gpu", None).get("gpu")
     started = machine(gpu, arguments.threads)
-    providers = arguments.providers or ONLY.get(arguments.case, PROVIDERS)
+    usual = [p for p in PROVIDERS if p != "ours-groups" and (gpu or p not in ON_GPU_ONLY)]
+    providers = arguments.providers or ONLY.get(arguments.case, usual)
     rows: list[Result] = []
     for cell in CASES[arguments.case]:
         if arguments.cells is not None and arguments.cells not in cell.name:

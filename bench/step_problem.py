@@ -5,6 +5,7 @@ Needs torch and transformers only, so that a peer's interpreter can import it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import nn
 
 PAD, EOS = 0, 1
 Tokens = tuple[int, ...]
+LEARNING_RATE = 1e-6
+ADAPTER_SEED = 1
 BETA = 0.1  # TRL's default; ours calls it lambda
 
 
@@ -93,7 +96,7 @@ def lora_config(cell: Cell) -> Any:
 def add_adapter(cell: Cell, model: Any) -> Any:
     from peft import get_peft_model
 
-    torch.manual_seed(1)
+    torch.manual_seed(ADAPTER_SEED)
     return get_peft_model(model, lora_config(cell)) if cell.lora else model
 
 
@@ -106,7 +109,10 @@ def make_tokenizer(cell: Cell) -> Any:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        padding_side="left",
     )
 
 
@@ -145,3 +151,35 @@ def operations(cell: Cell, model: Any) -> dict[str, float]:
         "body": 2.0 * products * weights * tokens + 3 * 4.0 * visible * hidden * layers,
         "head": 2.0 * products * scored * head.numel(),
     }
+
+
+def pairs_of(groups: list[Group]) -> list[tuple[Tokens, Tokens, Tokens]]:
+    """(prompt, gold, answer) of every pair."""
+    return [(g.prompt, g.gold, answer) for g in groups for answer in g.answers]
+
+
+def mixed_precision(cell: Cell) -> torch.autocast:
+    """Autocast for a half-precision cell, as `accelerate` has it; the adapter stays in fp32."""
+    half = cell.dtype == "bfloat16"
+    return torch.autocast(cell.device, torch.bfloat16, enabled=half)
+
+
+class Unavailable(Exception):
+    """A provider cannot run here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a provider is given.
+
+    Attributes:
+        cell: the shape.
+        model: the bare model, on its device.
+        steps: optimizer steps to take.
+        stamp: to be called at the end of every step with its loss, and its gradient norm if known.
+    """
+
+    cell: Cell
+    model: Any
+    steps: int
+    stamp: Callable[[dict[str, float]], None]

@@ -16,16 +16,20 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from step_cases import Cell
-from step_problem import make_model, operations
-from step_providers import PROVIDERS, Run, Unavailable, first_steps
+from step_problem import Run, Unavailable, make_model, operations
+from step_rivals import RIVALS
 
 PREFIX = "RESULT "  # before the line of JSON, among what libraries print
-RATE_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product gives the rate
+RATE_SIDE = {
+    "cpu": 2048,
+    "cuda": 8192,
+}  # of the square matrices whose product gives the rate
 
 
 def resident(field: str) -> int:
@@ -35,6 +39,14 @@ def resident(field: str) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     lines = (line.split() for line in status.read_text().splitlines())
     return next(int(words[1]) * 1024 for words in lines if words[0] == field + ":")
+
+
+def provider_of(name: str) -> Callable[[Run], None]:
+    if name in RIVALS:
+        return RIVALS[name]
+    from step_ours import ours  # spftcore, which a peer's interpreter does not have
+
+    return ours(name)
 
 
 def take_steps(job: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +72,7 @@ def take_steps(job: dict[str, Any]) -> dict[str, Any]:
         known.append(facts)
 
     begun = time.perf_counter()
-    PROVIDERS[job["provider"]](Run(cell, model, job["warmup"] + job["steps"], stamp))
+    provider_of(job["provider"])(Run(cell, model, job["warmup"] + job["steps"], stamp))
     times = [after - before for before, after in itertools.pairwise(stamps)]
     peak = torch.cuda.max_memory_allocated() if cell.device == "cuda" else resident("VmHWM")
     return {
@@ -96,13 +108,24 @@ def check(job: dict[str, Any]) -> dict[str, Any]:
     model = make_model(cell)
     counted = operations(cell, model)
     parameters = sum(p.numel() for p in model.parameters())
-    found = first_steps(cell, model, job["compare"]) if job["compare"] else {}
+    found = {}
+    if job["compare"]:
+        from step_ours import first_steps
+
+        found = first_steps(cell, model, job["compare"])
     return {"operations": counted, "parameters": parameters, "first_steps": found}
 
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("torch", "transformers", "peft", "accelerate", "trl", "liger-kernel"):
+    for package in (
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "trl",
+        "liger-kernel",
+    ):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
