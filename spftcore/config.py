@@ -104,7 +104,7 @@ class LoopConfig(Section):
     tokens_per_pass: int = Field(
         16_384, gt=0, description="tokens of one forward pass; a step takes as many as it needs"
     )
-    attention: Literal["auto", "sdpa", "flex", "varlen", "plain"] = Field(
+    attention: Literal["auto", "parts", "sdpa", "flex", "varlen", "plain"] = Field(
         "auto", description="how prompts are shared; auto: packed, if the model passes a check"
     )
     gradient_checkpointing: bool = Field(

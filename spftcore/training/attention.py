@@ -18,37 +18,52 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from spftcore.errors import SpftError
 from spftcore.kernels import linear_logprobs
 from spftcore.models import LanguageModel
+from spftcore.training.attention_functions import (
+    PARTS,
+    VARLEN,
+    Parts,
+    parts_attention,
+    sequence_borders,
+    varlen_attention,
+)
 from spftcore.training.groups import Group
-from spftcore.training.masks import Reach, additive_mask, block_mask, boolean_mask, reaches
+from spftcore.training.masks import (
+    Reach,
+    additive_mask,
+    block_mask,
+    boolean_mask,
+    layer_reaches,
+    reaches,
+)
 from spftcore.training.packing import PackedBatch, RowCost, choose_rows, pack
 
-Backend = Literal["sdpa", "flex", "varlen", "plain"]
+Backend = Literal["parts", "sdpa", "flex", "varlen", "plain"]
 
 ROW_TOKENS = 4096  # a mask of a longer row would weigh more than 16 MB
 FLEX_BLOCK = 128  # FlexAttention's block; rows of whole blocks need no bounds checks
-# How much longer one operation of attention takes than one of a matrix product (measured:
-# docs/training.md).
-ATTENTION_SLOWDOWN = 3.0
+# What one more call of attention in a layer takes on the CPU, forward and backward, in operations
+# of a forward matrix product (measured: docs/training.md).
+CALL = 3e6
 
 
 def row_cost(model: LanguageModel) -> RowCost:
-    """What rows cost the layers of a model, in operations of matrix products per token.
+    """What rows cost the layers of a model, in operations of a forward pass.
 
     A token costs 2 operations a weight; a pair of tokens costs 4 · width operations a layer (its
-    score and its share of the mixed values).
+    score and its share of the mixed values). On the CPU both kinds run at like rates once the
+    element-wise work of a token is counted in: this predicts measured times of rows within 10 %.
     """
     decoder = model.causal_lm.base_model
     embedding = model.causal_lm.get_input_embeddings().weight
     weights = sum(p.numel() for p in decoder.parameters() if p.dim() > 1) - embedding.numel()
     config = model.causal_lm.config.get_text_config()
-    scores = 4.0 * config.num_hidden_layers * config.hidden_size
-    return RowCost(2.0 * max(1, weights), ATTENTION_SLOWDOWN * scores)
+    layers = config.num_hidden_layers
+    return RowCost(2.0 * max(1, weights), 4.0 * layers * config.hidden_size, CALL * layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +90,41 @@ class Attention:
             return pack(groups, [everything], pad, device)
         if self.backend == "flex":
             return pack(groups, [everything], pad, device, multiple=FLEX_BLOCK)
-        return pack(groups, choose_rows(groups, self.cost, ROW_TOKENS), pad, device)
+        rows = choose_rows(groups, self.cost, ROW_TOKENS)
+        if self.backend == "parts":
+            length = max(sum(len(groups[i]) for i in row) for row in rows)
+            causal = all(len(r) == 1 and len(groups[r[0]].completions) == 1 for r in rows)
+            if self.cost.parts(groups) < self.cost.rows(len(rows), length, causal=causal):
+                return pack(groups, [everything], pad, device)
+        return pack(groups, rows, pad, device)
 
     def inputs(self, model: LanguageModel, batch: PackedBatch) -> dict[str, Any]:
         """What the model's forward pass is given beside the tokens.
 
         Raises:
-            SpftError: the model has layers whose mask is not known.
+            SpftError: the model has layers whose mask is not known, or its attention is another
+                than this back end's.
         """
+        wanted = _implementation_of(self.backend)
+        if wanted is not None and wanted != implementation(model):
+            raise SpftError(
+                f"The model runs with attention '{implementation(model)}', but its sequences are "
+                f"laid out for '{wanted}'. Score them inside `with attention.on(model)`."
+            )
         if self.backend == "varlen":
             return {"position_ids": batch.position_ids, **sequence_borders(batch)}
-        if batch.causal and self.backend != "flex":
-            # No mask: the model's own causal attention, which computes no masked scores. What
-            # stands behind a sequence is never seen by it.
-            return {}
         config = model.causal_lm.config
         reach = reaches(config)
+        if self.backend == "parts" and batch.spans and reach is not None:
+            return {
+                "position_ids": batch.position_ids,
+                "parts": Parts(batch, layer_reaches(config)),
+            }
+        length = batch.input_ids.shape[1]
+        if batch.causal and self.backend != "flex" and self._own_mask_is_right(reach, length):
+            # No mask: the model's own causal attention, which computes fewer masked scores. What
+            # stands behind a sequence is never seen by it.
+            return {}
         if reach is None:
             raise SpftError(
                 f"Models of type '{config.model_type}' have layers that cannot share a prompt."
@@ -111,10 +145,18 @@ class Attention:
         )
         return {"attention_mask": masks, "position_ids": batch.position_ids}
 
+    def _own_mask_is_right(self, reach: Any, length: int) -> bool:
+        # Models make no masks for attention that is registered here; without any, SDPA is causal
+        # over the whole row.
+        if self.backend != "parts":
+            return True
+        layers = reach.values() if isinstance(reach, dict) else [reach]
+        return all(one is not None and one.covers(length) for one in layers)
+
     @contextlib.contextmanager
     def on(self, model: LanguageModel) -> Iterator[None]:
         """While a model trains: its attention is this back end's, and its own again afterwards."""
-        wanted = {"flex": "flex_attention", "varlen": _varlen_implementation()}.get(self.backend)
+        wanted = _implementation_of(self.backend)
         before = implementation(model)
         if wanted is None or wanted == before:
             yield
@@ -149,82 +191,18 @@ def implementation(model: LanguageModel) -> str:
     return str(model.causal_lm.config.get_text_config()._attn_implementation)
 
 
-# -- variable-length attention ------------------------------------------------------------------
-
-VARLEN = "spftcore_varlen"  # under this name `transformers` finds PyTorch's own
-
-
-def sequence_borders(batch: PackedBatch) -> dict[str, Any]:
-    """Where the sequences of a single row begin and end, as `transformers` hands it to attention.
-
-    Args:
-        batch: one row of groups with one completion each.
-    """
-    starts = torch.nonzero(batch.position_ids[0] == 0).flatten()
-    end = starts.new_tensor([batch.input_ids.shape[1]])
-    borders = torch.cat([starts, end]).to(torch.int32)
-    longest = int((borders[1:] - borders[:-1]).max())
-    return {
-        "cu_seq_lens_q": borders,
-        "cu_seq_lens_k": borders,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }
-
-
-def _varlen_implementation() -> str:
-    if importlib.util.find_spec("flash_attn") is not None:
-        return "flash_attention_2"
+def _implementation_of(backend: Backend) -> str | None:
+    """What a back end needs a model's attention to be; None: as it is."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(VARLEN, varlen_attention)
-    return VARLEN
-
-
-def varlen_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: None,
-    *,
-    cu_seq_lens_q: Tensor,
-    cu_seq_lens_k: Tensor,
-    max_length_q: int,
-    max_length_k: int,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """PyTorch's variable-length attention in the form `transformers` calls attention in.
-
-    Args:
-        module: the attention layer.
-        query: [1, heads, T, D] bf16 or fp16.
-        key, value: [1, key heads, T, D].
-        attention_mask: none.
-        cu_seq_lens_q, cu_seq_lens_k: [S + 1] int32, borders of the sequences.
-        max_length_q, max_length_k: tokens of the longest.
-        scaling: of the scores.
-        sliding_window: tokens a layer sees, the token itself included.
-
-    Returns:
-        [1, T, heads, D].
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
-    out = varlen_attn(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        cu_seq_lens_q,
-        cu_seq_lens_k,
-        max_length_q,
-        max_length_k,
-        scale=scaling,
-        window_size=window,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    assert isinstance(out, Tensor), "nothing was asked for beside the output"
-    return out[None], None
+    if backend == "flex":
+        return "flex_attention"
+    if backend == "parts":
+        AttentionInterface.register(PARTS, parts_attention)
+        return PARTS
+    if backend == "varlen" and importlib.util.find_spec("flash_attn") is not None:
+        return "flash_attention_2"
+    if backend == "varlen":
+        AttentionInterface.register(VARLEN, varlen_attention)
+        return VARLEN
+    return None

@@ -31,6 +31,11 @@ class Reach:
     window: int | None = None
     chunk: int | None = None
 
+    def covers(self, length: int) -> bool:
+        """Whether every token of a sequence of this length sees all before it."""
+        limits = [limit for limit in (self.window, self.chunk) if limit is not None]
+        return all(length <= limit for limit in limits)
+
 
 def reaches(config: Any) -> dict[str, Reach] | Reach | None:
     """How far the layers of a model see, in the form its `attention_mask` takes.
@@ -61,6 +66,16 @@ def reaches(config: Any) -> dict[str, Reach] | Reach | None:
     if len(types) == 1:
         return known[types.pop()]
     return {name: known[name] for name in sorted(types)}
+
+
+def layer_reaches(config: Any) -> list[Reach]:
+    """How far each layer sees, for a model whose `reaches` are known."""
+    config = config.get_text_config()
+    reach = reaches(config)
+    assert reach is not None, "the caller knows what its model's layers see"
+    if isinstance(reach, Reach):
+        return [reach] * config.num_hidden_layers
+    return [reach[name] for name in config.layer_types]
 
 
 def mask_mod(batch: PackedBatch, reach: Reach) -> MaskMod:

@@ -24,8 +24,8 @@ class Objective(Protocol, Generic[Item]):
 
     Attributes:
         shared: whether an item's completions share its prompt.
-        attention: how items are laid out for the model; chosen for the first model that is scored
-            where none was set.
+        attention: how items are laid out for the model. Where none was set, the first model that
+            is scored gets one that needs nothing switched (`Attention.on`).
     """
 
     shared: bool
@@ -58,7 +58,7 @@ class Supervised:
     def losses(
         self, model: LanguageModel, items: Sequence[TokenSequence]
     ) -> tuple[Tensor, dict[str, float]]:
-        self.attention = self.attention or choose(model, shared=False)
+        self.attention = self.attention or choose(model, "sdpa", shared=False)
         batch = self.attention.pack(model, [Group(s.prompt, (s.completion,)) for s in items])
         logprobs = completion_logprobs(model, batch, self.attention)
         nll = completion_nll(logprobs, batch.cu_seqlens)
@@ -114,7 +114,7 @@ class Preference:
     def losses(
         self, model: LanguageModel, items: Sequence[PreferencePair]
     ) -> tuple[Tensor, dict[str, float]]:
-        self.attention = self.attention or choose(model)
+        self.attention = self.attention or choose(model, "sdpa")
         count, device = len(items), model.device
         batch = self.attention.pack(model, [item.group for item in items])
         references = [r for item in items for r in (item.gold_reference, item.answer_reference)]

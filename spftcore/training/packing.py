@@ -30,6 +30,8 @@ class PackedBatch:
         cu_seqlens: [S + 1] int64, borders of the completions in targets.
         causal: each row holds one sequence (with padding behind): the model's own causal mask is
             the right one.
+        spans: where all groups stand in one row without padding: (tokens of the prompt, tokens of
+            the group) of each, from left to right; else empty.
     """
 
     input_ids: Tensor
@@ -40,6 +42,7 @@ class PackedBatch:
     targets: Tensor
     cu_seqlens: Tensor
     causal: bool
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +50,40 @@ class RowCost:
     """What a row of T tokens costs: linear · T + quadratic · T² (in one arbitrary unit).
 
     The linear part is the matrix products of the layers. The quadratic part is attention that
-    computes all of a row's T² scores, the masked ones included, as SDPA with a mask does; a plain
-    causal row needs half of them.
+    computes all of a row's T² scores, the masked ones included, as SDPA with a mask does.
+
+    Attributes:
+        linear: of a token.
+        quadratic: of a pair of tokens.
+        call: of one more call of attention in every layer.
     """
 
     linear: float
     quadratic: float
+    call: float = 0.0
 
     def rows(self, rows: int, length: int, *, causal: bool) -> float:
-        return rows * length * (self.linear + self.quadratic * length * (0.5 if causal else 1.0))
+        """Rows in one call of attention, with a mask unless all are causal."""
+        scores = length * length * (causal_share(length) if causal else 1.0)
+        return rows * (self.linear * length + self.quadratic * scores)
+
+    def parts(self, groups: Sequence[Group]) -> float:
+        """Groups end to end, where attention is called for each prompt and for what follows it."""
+        total = 0.0
+        for group in groups:
+            prompt, length = len(group.prompt), len(group)
+            if len(group.completions) == 1:
+                scores, calls = length * length * causal_share(length), 1
+            else:
+                scores = prompt * prompt * causal_share(prompt) + (length - prompt) * length
+                calls = 2
+            total += self.linear * length + self.quadratic * scores + self.call * calls
+        return total
+
+
+def causal_share(length: int) -> float:
+    """The share of T² scores that SDPA computes for a causal row: it skips blocks of 512 keys."""
+    return min(1.0, 0.5 + 256 / length)
 
 
 def assign(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -94,11 +122,13 @@ def choose_rows(groups: Sequence[Group], cost: RowCost, budget: int) -> list[lis
     """The cheapest of several ways to put groups into rows.
 
     A longer row wastes less padding but computes more scores between groups that never see each
-    other. A worked number, for a Qwen2 of 16 M parameters (6 layers of width 384: linear 1,
-    quadratic 1/3000, see `attention.row_cost`) and pairs of 690 tokens: one pair a row costs
-    690 · (1 + 0.23) = 849 a pair, two in a row 690 · (1 + 0.46) = 1,007: 19 % more for nothing.
-    But of one pair of 690 and four of 150 tokens, one a row padded to 690 are 5 rows = 4,244, and
-    the four short ones together in a second row of 690 leave 2 rows = 1,697.
+    other. A worked number, for a Qwen2 of 16 M parameters (8 layers of width 256: quadratic is
+    linear / 710, see `attention.row_cost`) and pairs of 690 tokens: one pair a row costs
+    690 · (1 + 690/710) = 1,361 a pair in units of a token's linear part, two in a row
+    690 · (1 + 1,380/710) = 2,031, half as much again for nothing. But one pair of 690 and four of
+    150 tokens are five rows of 690 = 6,803 one by one, and two rows = 2,721 with the four short
+    ones together. (Measured on one layer of that width: two a row +28 % where +33 % is predicted,
+    the mixed batch packed 0.40 of one by one where it is 0.40.)
 
     Args:
         groups: what is to be computed in one forward pass.
@@ -179,6 +209,7 @@ def pack(
         for completion in group.completions:
             targets += completion
             borders.append(len(targets))
+    spans = tuple((len(groups[i].prompt), len(groups[i])) for i in rows[0])
     positions = [position for group in predictors for position in group]
     return PackedBatch(
         input_ids=torch.tensor(ids, device=device),
@@ -189,4 +220,5 @@ def pack(
         targets=torch.tensor(targets, device=device),
         cu_seqlens=torch.tensor(borders, device=device),
         causal=all(len(row) == 1 and len(groups[row[0]].completions) == 1 for row in rows),
+        spans=spans if len(rows) == 1 and length == longest else (),
     )

@@ -6,6 +6,7 @@ sequences encoded one by one before the first step.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,12 +19,14 @@ from spftcore.training.attention import (
     Attention,
     Backend,
     completion_logprobs,
+    implementation,
     row_cost,
 )
 from spftcore.training.groups import Group
 from spftcore.training.masks import Reach, reaches
+from spftcore.training.packing import RowCost
 
-Setting = Literal["auto", "sdpa", "flex", "varlen", "plain"]
+Setting = Literal["auto", "parts", "sdpa", "flex", "varlen", "plain"]
 
 LONGEST = 600  # tokens of the checked group, so that the check stays cheap
 # Largest difference of a log-prob that rounding explains in each format; a padded batch of the
@@ -52,31 +55,51 @@ def choose(
         SpftError: the setting asks for what this machine cannot run.
     """
     say = report or (lambda _: None)
+    own = implementation(model)
+    if own == "sdpa" and getattr(model.causal_lm.config, "attn_logit_softcapping", None):
+        # SDPA leaves the cap out without a word, and the model would not be the one it was.
+        model.causal_lm.set_attn_implementation("eager")
+        own = "eager"
     cost = row_cost(model)
     plain = Attention("plain", cost)
-    if setting == "plain":
-        say("attention: plain sequences, as set")
-        return plain
-    backend: Backend = "sdpa" if setting == "auto" else setting
-    if backend in ("flex", "varlen") and model.device.type == "cpu":
+    if setting in ("flex", "varlen") and model.device.type == "cpu":
         raise SpftError(
-            f"training.attention={backend} needs a GPU: it has no backward pass on the CPU. "
+            f"training.attention={setting} needs a GPU: it has no backward pass on the CPU. "
             "Use auto or sdpa."
         )
-    attention = Attention(backend, cost)
-    try:
-        difference, allowed = measure(model, attention)
-    except Exception as error:  # whatever a foreign model raises, plain sequences are the answer
-        say(f"attention: plain sequences, since {backend} failed ({_first_line(error)})")
-        return plain
-    if difference > allowed:
-        say(
-            f"attention: plain sequences, since packed ones differ from separate ones by "
-            f"{difference:.1e} in a log-prob ({allowed:.1e} is rounding)"
+    failures = []
+    for backend in _candidates(setting, own, model.device.type, shared):
+        attention = Attention(backend, cost)
+        try:
+            difference, allowed = measure(model, attention)
+        except Exception as error:  # whatever a foreign model raises, plain sequences will do
+            failures.append(f"{backend} failed: {_first_line(error)}")
+            continue
+        if difference <= allowed:
+            agree = f"packed and separate log-probs agree to {difference:.0e}"
+            say(f"attention: {backend}; {'; '.join([*failures, agree])}")
+            return attention
+        failures.append(
+            f"{backend} differs from separate sequences by {difference:.1e} in a log-prob, "
+            f"rounding explains {allowed:.1e}"
         )
-        return plain
-    say(f"attention: {backend}, packed and separate log-probs agree to {difference:.0e}")
-    return attention
+    say("attention: plain sequences" + "".join(f"; {failure}" for failure in failures))
+    return plain
+
+
+def _candidates(setting: Setting, own: str, device: str, shared: bool) -> list[Backend]:
+    """The back ends to try, the best first; where none stands the check, sequences are plain."""
+    if setting == "plain":
+        return []
+    if setting != "auto":
+        return [setting]
+    if own.startswith("flash_attention") or (not shared and _flash_attention(device)):
+        return [] if shared else ["varlen"]
+    return ["parts", "sdpa"] if device == "cpu" and own == "sdpa" else ["sdpa"]
+
+
+def _flash_attention(device: str) -> bool:
+    return device == "cuda" and importlib.util.find_spec("flash_attn") is not None
 
 
 def measure(model: LanguageModel, attention: Attention) -> tuple[float, float]:
@@ -84,6 +107,9 @@ def measure(model: LanguageModel, attention: Attention) -> tuple[float, float]:
     group = sample_group(model)
     separate = group.separate()
     plain = Attention("plain", attention.cost)
+    layouts = [attention]
+    if attention.backend == "parts":  # it takes groups apart or not, by what is cheaper
+        layouts = [Attention("parts", RowCost(1.0, 1.0, call)) for call in (0.0, 1e9)]
     training = model.model.training
     model.model.eval()
     try:
@@ -93,14 +119,14 @@ def measure(model: LanguageModel, attention: Attention) -> tuple[float, float]:
                 return completion_logprobs(model, how.pack(model, groups), how).double()
 
             with attention.on(model):
-                packed = scored(attention, [group])
+                packed = [scored(how, [group]) for how in layouts]
             alone = torch.cat([scored(plain, [one]) for one in separate])
             padded = scored(plain, list(separate))
     finally:
         model.model.train(training)
     noise = float((padded - alone).abs().max())
     floor = TOLERANCE.get(model.causal_lm.dtype, HALF_TOLERANCE)
-    difference = float((packed - alone).abs().max())
+    difference = max(float((one - alone).abs().max()) for one in packed)
     return difference, max(floor, NOISE_FACTOR * noise)
 
 
