@@ -51,12 +51,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'bindings/*.cpp' 'csrc/tests/*.cpp')
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'bindings/*.cpp' 'csrc/tests/*.cpp' 'csrc/tests/*.h' 'csrc/fuzz/*.cpp' 'csrc/fuzz/*.h' 'bench/*.cpp')
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'bindings/*.cpp' 'csrc/tests/*.cpp')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'bindings/*.cpp' 'csrc/tests/*.cpp' 'csrc/tests/*.h' 'csrc/fuzz/*.cpp' 'csrc/fuzz/*.h' 'bench/*.cpp')
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) spftcore/*.so csrc/tests/build

@@ -157,6 +157,15 @@ bool is_table_function(std::string_view name) {
     return name == "json_each" || name == "json_tree" || name == "jsonb_each" ||
            name == "jsonb_tree";
 }
+// Functions whose result can be far longer than their arguments.
+bool builds_text(std::string_view function) {
+    static const std::unordered_set<std::string_view> names = {
+        "char",   "concat", "concat_ws", "format",     "group_concat", "hex",
+        "printf", "quote",  "replace",   "string_agg", "zeroblob",
+    };
+    return names.contains(function);
+}
+
 bool is_storage_module(std::string_view name) {
     return name == "fts3" || name == "fts4" || name == "fts5" || name == "rtree" ||
            name == "rtree_i32" || name == "geopoly";
@@ -426,6 +435,7 @@ bool Connection::read_schema() {
             refused_.insert(text(0));
         } else {
             readable_.insert(text(0));
+            if (is_virtual && module_of(sql).starts_with("fts")) full_text_.insert(text(0));
         }
     }
     rows.finalize();
@@ -492,13 +502,19 @@ int Connection::decide(int action, const char* first, const char* second, const 
     const std::string_view name = first == nullptr ? "" : first;
     switch (action) {
         case SQLITE_SELECT:
+            return SQLITE_OK;
         case SQLITE_RECURSIVE:
+            uses.growth = true;
             return SQLITE_OK;
         case SQLITE_READ:
+            if (!full_text_.empty() && full_text_.contains(Folded(name).view())) {
+                uses.full_text = true;
+            }
             if (readable(name, second == nullptr ? "" : second, database)) return SQLITE_OK;
             return deny("reading " + std::string(name) + " is not allowed");
         case SQLITE_FUNCTION: {
             const Folded function(second == nullptr ? "" : second);
+            if (builds_text(function.view())) uses.growth = true;
             if (allowed_functions().contains(function.view())) return SQLITE_OK;
             return deny("the function " + std::string(function.view()) + "() is not allowed");
         }

@@ -55,6 +55,12 @@ class Connection {
     bool compiling = false;
     // What the authorizer refused last; empty when nothing.
     std::string denied;
+    // What the text that was compiled last does, in view of full-text search: a pattern of tens of
+    // thousands of terms runs for half a minute inside one step, out of reach of every limit.
+    struct Uses {
+        bool full_text = false;  // reads a full-text table
+        bool growth = false;     // may build a text far longer than itself
+    } uses;
     Watch watch;
 
     // The schema's text names these collations, so ties of sort keys are judged under them.
@@ -81,9 +87,10 @@ class Connection {
     Limits limits_;
     bool fold_case_ = false;
     bool trim_right_ = false;
-    Names readable_;  // lower-case names of the database's own tables
-    Names refused_;   // tables of modules that are not allowed
-    Names modules_;   // modules SQLite knows, usable as tables or not
+    Names readable_;   // lower-case names of the database's own tables
+    Names refused_;    // tables of modules that are not allowed
+    Names full_text_;  // those of the readable ones that are full-text tables
+    Names modules_;    // modules SQLite knows, usable as tables or not
     // The readable table asked about last: SQLite asks once for each column a query mentions.
     std::string last_table_;
 };

@@ -21,6 +21,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Of a query that reads a full-text table: its MATCH pattern cannot be longer.
+constexpr size_t kLongestSearch = 1000;
+
 struct Finalize {
     void operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
 };
@@ -147,6 +150,7 @@ class Execution {
     // Compiles `sql`; null when it is refused or wrong, with the outcome set.
     Statement compile(std::string_view sql) {
         connection_.denied.clear();
+        connection_.uses = {};
         connection_.compiling = true;
         sqlite3_stmt* raw = nullptr;
         const char* tail = nullptr;
@@ -166,6 +170,12 @@ class Execution {
             end(Status::Denied, "anything but a SELECT is not allowed");
         } else if (sqlite3_bind_parameter_count(raw) != 0) {
             end(Status::SqlError, "the query has a parameter without a value");
+        } else if (connection_.uses.full_text &&
+                   (connection_.uses.growth || sql.size() > kLongestSearch)) {
+            end(Status::Denied,
+                "a query of a full-text table may not recurse, build texts (replace, group_concat, "
+                "hex, printf, ...) or be longer than " +
+                    std::to_string(kLongestSearch) + " bytes");
         } else {
             return statement;
         }

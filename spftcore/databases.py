@@ -192,7 +192,7 @@ def connect(path: Path) -> apsw.Connection:
 
 def text_encoding(connection: apsw.Connection) -> str:
     """The codec of what `cast(text as blob)` gives: SQLite keeps text as UTF-8 or UTF-16."""
-    return str(connection.execute("pragma encoding").fetchone()[0])
+    return str(connection.pragma("encoding"))
 
 
 def quote_identifier(name: str) -> str:

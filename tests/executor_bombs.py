@@ -191,7 +191,6 @@ ENDLESS = all_end(
     " SELECT date(x, '+1 day') FROM d WHERE x IS NOT NULL OR 1) SELECT count(*) FROM d",
     mandelbrot="WITH RECURSIVE m(i, x, y) AS (SELECT 0, 0.0, 0.0 UNION ALL SELECT i + 1,"
     " x * x - y * y, 2 * x * y FROM m) SELECT max(i) FROM m",
-    full_text_squared=f"{counting(1000)}SELECT count(*) FROM c a, c b, f WHERE f MATCH 'hello'",
     r_tree_squared=f"{counting(1000)}SELECT count(*) FROM c a, c b, box WHERE low < 9",
     view_squared=f"{counting(1000)}SELECT count(*) FROM c a, c b, v",
 )
@@ -255,14 +254,16 @@ ONE_STEP = (
         optimize="SELECT optimize(f4) FROM f4",
         highlight_as_rank="SELECT title FROM f WHERE f MATCH 'hello'"
         " AND rank MATCH 'highlight(0, ''<'', ''>'')' ORDER BY rank",
-    )
-    | all_end(
-        ERROR,
-        unhex=f"SELECT unhex({MEGABYTE}, {MEGABYTE})",
+        full_text_squared=f"{counting(1000)}SELECT count(*) FROM c a, c b, f WHERE f MATCH 'hello'",
         full_text_brackets=f"SELECT 1 FROM f WHERE f MATCH {text('(', 900_000)}",
         full_text_not=f"SELECT 1 FROM f WHERE f MATCH replace({text('a', 9000)}, 'a', 'ab NOT ')"
         " || 'a'",
         full_text_4_terms=f"SELECT 1 FROM f4 WHERE f4 MATCH replace({text('a', 9000)}, 'a', 'ab ')",
+        full_text_many_terms=f"SELECT 1 FROM f WHERE f MATCH 'NEAR({'a ' * 500}, 9)'",
+    )
+    | all_end(
+        ERROR,
+        unhex=f"SELECT unhex({MEGABYTE}, {MEGABYTE})",
         many_arguments="SELECT json_array(" + ", ".join([MEGABYTE] * 99) + ")",
     )
 )

@@ -22,7 +22,8 @@ import pytest
 from spftcore.verify import Executor, Limits, Status
 
 # Few enough steps to be quick, seconds enough that no clock decides on a busy machine.
-LIMITS = Limits(steps=2_000_000, seconds=300, temp_bytes=32 << 20)
+# Longer texts than by default, so that the bombs are not all stopped by their length.
+LIMITS = Limits(steps=2_000_000, seconds=300, sql_bytes=100_000, temp_bytes=32 << 20)
 GROWTH = 256 << 20
 
 CATEGORIES = {**executor_attacks.CATEGORIES, **executor_bombs.CATEGORIES}

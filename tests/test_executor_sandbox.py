@@ -323,3 +323,28 @@ def test_like_and_glob_agree_with_the_library_they_replace(
     for at in range(0, len(calls), 16):
         sql = "SELECT " + ", ".join(f"quote({call})" for call in calls[at : at + 16])
         assert executor.rows(database, sql)[1] == [next(plain.execute(sql))]
+
+
+def test_a_query_of_a_full_text_table_cannot_build_its_pattern(tmp_path: Path) -> None:
+    path = tmp_path / "texts.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "CREATE VIRTUAL TABLE doc USING fts5(body); INSERT INTO doc VALUES ('a b'), ('b c');"
+        "CREATE TABLE plain (x); INSERT INTO plain VALUES ('a-b');"
+    )
+    connection.close()
+    allowed = [
+        "SELECT body FROM doc WHERE doc MATCH 'b'",
+        "SELECT count(*) FROM doc('b') WHERE body LIKE '%c%'",
+        "SELECT replace(x, '-', '') FROM plain",
+    ]
+    refused = [
+        "SELECT body FROM doc WHERE doc MATCH replace(hex(zeroblob(9)), '0', 'b ')",
+        "SELECT body FROM doc(printf('%.900000c', 'b'))",
+        "WITH RECURSIVE n(x, p) AS (SELECT 1, 'b' UNION ALL SELECT x + 1, p || ' b' FROM n "
+        "WHERE x < 9) SELECT body FROM doc, n WHERE doc MATCH p",
+        f"SELECT body FROM doc WHERE doc MATCH '{'b ' * 500}'",
+    ]
+    with Executor(threads=1) as executor:
+        statuses = executor.execute([(path, sql) for sql in allowed + refused]).status.tolist()
+    assert statuses == [Status.OK] * 3 + [Status.DENIED] * 4

@@ -29,7 +29,7 @@ class Limits:
     rows: int = 100_000
     bytes: int = 64 << 20
     value_bytes: int = 1_000_000
-    sql_bytes: int = 100_000
+    sql_bytes: int = 20_000
     temp_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
