@@ -1,4 +1,4 @@
-"""What a run would do: its stages, their sizes, and the time they need on this machine.
+"""What a run would do: its stages, their sizes, the time and the memory they need here.
 
 Rates are measured on the spot: a few optimizer steps and one batch of generation with the run's
 own model and prompts. The forecast replays the plan on as many workers as the run would have.
@@ -14,9 +14,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from spftcore import models
+from spftcore import memory, models
 from spftcore.config import Config
 from spftcore.databases import Catalogue
+from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.runner import workers_and_threads
@@ -29,6 +30,7 @@ from spftcore.training.loop import fit
 from spftcore.training.objectives import Supervised
 
 TRIAL_STEPS = 5
+SAMPLED = 2000  # seeds whose prompts are measured
 PAIR_COST = 2.0  # a preference step holds two sequences for each of a supervised step's one
 
 
@@ -50,7 +52,10 @@ def print_forecast(config: Config, console: Console) -> None:
         seeds = [pair for pair in seeds if pair.database in catalogue][
             : config.data.max_pairs or None
         ]
-        model, step_seconds, answer_seconds = _rates(context, seeds)
+        model, memory_lines = _fits(context, seeds)
+        for line in memory_lines:
+            console.print(line, highlight=False)
+        model, step_seconds, answer_seconds = _rates(context, seeds, model)
         questions = len(held_out) or round(len(seeds) * SPLIT_OFF)
         questions = min(questions, config.data.max_test or questions)
         rows = [
@@ -73,15 +78,63 @@ def print_forecast(config: Config, console: Console) -> None:
     )
 
 
-def _rates(context: RunContext, seeds: list[Pair]) -> tuple[LanguageModel, float, float]:
-    """(model, seconds per supervised step, seconds per answer), measured."""
+def require_memory(config: Config) -> list[str]:
+    """What training and generation will hold in memory, in words; nothing is loaded or written.
+
+    Raises:
+        SpftError: it does not fit into what is free; the message names settings with which it
+            would. Or bad input, as the run itself would raise it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        store = Store(directory / "run.sqlite")
+        databases = databases_folder(config, directory)
+        context = RunContext(config, directory, store, databases, lambda *_: None)
+        seeds, _ = read_inputs(config)
+        seeds = [pair for pair in seeds if pair.database in context.catalogue]
+        try:
+            return _fits(context, seeds)[1]
+        finally:
+            store.close()
+
+
+def _fits(context: RunContext, seeds: list[Pair]) -> tuple[LanguageModel | None, list[str]]:
+    """(the tiny model where the run has no other, what the run needs in words)."""
     config = context.config
     source = config.model.name_or_path
-    if source is not None:
-        model = context.load(source, new_adapter=True)
-    else:
+    tiny: LanguageModel | None = None
+    if source is None:
         texts = vbi.corpus(context, seeds)
-        model = models.build_tiny(config.model, texts, config.run.seed)
+        tiny = models.build_tiny(config.model, texts, config.run.seed)
+        architecture, tokenizer = tiny.causal_lm.config, tiny.tokenizer
+    else:
+        architecture = models.architecture(source, config)
+        tokenizer = models.load_tokenizer(source, config)
+    measured = tiny or LanguageModel(None, tokenizer)
+    groups = [context.text_to_sql_group(measured, p, p.sql, p.sql) for p in seeds[:SAMPLED]]
+    limits = config.prompt
+    groups = [group for group in groups if len(group.prompt) <= limits.max_prompt_tokens]
+    if not groups:
+        return tiny, [f"Every prompt is longer than {limits.max_prompt_tokens} tokens."]
+    workers, _ = workers_and_threads(config)
+    free = memory.available(context.device) // workers
+    place = f"on {context.device}" + (f" for each of {workers} workers" if workers > 1 else "")
+    try:
+        return tiny, memory.check(architecture, tokenizer, config, groups, free, place)
+    except SpftError:
+        raise
+    except Exception as error:  # a model with its own code may not run without data
+        return tiny, [f"The memory that it needs could not be counted ({error})."]
+
+
+def _rates(
+    context: RunContext, seeds: list[Pair], model: LanguageModel | None
+) -> tuple[LanguageModel, float, float]:
+    """(model, seconds per supervised step, seconds per answer), measured."""
+    config = context.config
+    if model is None:
+        assert config.model.name_or_path is not None
+        model = context.load(config.model.name_or_path, new_adapter=True)
     sample = seeds[: max(config.vbi.batch_size, config.generation.batch_size)]
     items = context.text_to_sql_sequences(model, sample)
     settings = config.vbi.model_copy(update={"steps": TRIAL_STEPS})

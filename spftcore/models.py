@@ -203,6 +203,26 @@ def load_tokenizer(path: str | Path, config: Config) -> Any:
     return tokenizer
 
 
+def architecture(path: str | Path, config: Config) -> Any:
+    """The `transformers` configuration of a checkpoint, or of the base of an adapter.
+
+    Raises:
+        SpftError: there is none, or the base is gone.
+    """
+    from transformers import AutoConfig
+
+    source = _absolute(path)
+    if (Path(source) / ADAPTER_FILE).is_file():
+        source = adapters.base_of(source)
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=config.model.trust_remote_code)
+    except Exception as error:
+        raise SpftError(
+            f"No model configuration could be read from '{source}' ({_first_line(error)}). It must "
+            "be a transformers checkpoint with safetensors weights, or a hub id."
+        ) from None
+
+
 def load(
     path: str | Path, config: Config, *, device: torch.device, new_adapter: bool = False
 ) -> LanguageModel:
