@@ -146,8 +146,9 @@ def test_sigkill_at_random_moments_changes_no_bit(tmp_path: Path, qwen2_folder: 
     for case in ("full", "lora"):
         whole, killed = tmp_path / case / "whole", tmp_path / case / "killed"
         curves = [json.loads((folder / "curve.json").read_text()) for folder in (whole, killed)]
-        assert [[r["loss"] for r in curve] for curve in curves][0] == [r["loss"] for r in curves[1]]
-        assert [r["step"] for r in curves[1]] == list(range(1, 13))
+        assert int((killed / "kills").read_text()) > 0
+        losses, resumed = ([(r["step"], r["loss"]) for r in curve] for curve in curves)
+        assert resumed == losses
         expected, found = (load_file(f / "weights.safetensors") for f in (whole, killed))
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
