@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import CPU, corpus, prompts_of, tiny_settings
 
-from spftcore import models
-from spftcore.config import Config, LoraConfig
+from spftcore import adapters, models
+from spftcore.config import Config, LoraConfig, ModelConfig
 from spftcore.errors import SpftError
 from spftcore.kernels import linear_logprobs
 from spftcore.models import LanguageModel, build_tiny, load, save
@@ -384,3 +384,70 @@ def test_the_network_is_not_asked_for_a_folder(
     for name in ("create_connection", "getaddrinfo"):
         monkeypatch.setattr(socket, name, refuse)
     load(qwen2_folder, Config(), device=CPU)
+
+
+# -- adapters ------------------------------------------------------------------------------------
+
+
+class ChosenLayers(LoraConfig):
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+class Quantized(ModelConfig):
+    quantize: str = "nf4"
+
+
+def test_the_layers_that_are_named_are_adapted_and_no_others(qwen2_folder: Path) -> None:
+    config = Config(lora=ChosenLayers(rank=4, alpha=8, dropout=0.0))
+    model = load(qwen2_folder, config, device=CPU, new_adapter=True)
+    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in trained_names(model)}
+    assert adapted == {"q_proj", "v_proj"}
+    everywhere = load(qwen2_folder, LORA, device=CPU, new_adapter=True)
+    names = {name.split(".lora_")[0].rpartition(".")[2] for name in trained_names(everywhere)}
+    assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def trained_names(model: LanguageModel) -> list[str]:
+    return [name for name, p in model.model.named_parameters() if p.requires_grad]
+
+
+def test_a_layer_that_the_model_lacks_is_refused_with_those_it_has(qwen2_folder: Path) -> None:
+    lora = ChosenLayers(rank=4, target_modules=("q_proj", "query_key_value"))
+    with pytest.raises(SpftError, match=r"names 'query_key_value'.*down_proj, gate_proj.*v_proj"):
+        load(qwen2_folder, Config(lora=lora), device=CPU, new_adapter=True)
+    # The head is no layer to adapt: its log-probs are computed apart from the model.
+    lora = ChosenLayers(rank=4, target_modules=("lm_head",))
+    with pytest.raises(SpftError, match="names 'lm_head'"):
+        load(qwen2_folder, Config(lora=lora), device=CPU, new_adapter=True)
+
+
+def test_a_rank_that_makes_adapters_larger_than_the_model_is_refused(qwen2_folder: Path) -> None:
+    # Per layer: q and o 32 x 32, k and v 16 x 32, three times 48 x 32: 7,680 weights, and
+    # 64 + 64 + 48 + 48 + 3 x 80 = 464 per rank; 7,680 / 464 = 16.6.
+    load(qwen2_folder, Config(lora=LoraConfig(rank=16)), device=CPU, new_adapter=True)
+    with pytest.raises(SpftError, match=r"lora\.rank=17"):
+        load(qwen2_folder, Config(lora=LoraConfig(rank=17)), device=CPU, new_adapter=True)
+
+
+def test_quantization_without_its_package_is_refused_with_the_line_that_installs_it(
+    qwen2_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: None)
+    config = Config(model=Quantized(), lora=LoraConfig(rank=4))
+    with pytest.raises(SpftError, match="pip install bitsandbytes"):
+        load(qwen2_folder, config, device=CPU, new_adapter=True)
+    # Without an adapter nothing is quantized: a base in 4 bits cannot be trained or merged.
+    plain = load(qwen2_folder, config, device=CPU)
+    assert plain.model.dtype == torch.float32
+
+
+def test_the_quantized_base_is_what_qlora_describes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: object())
+    nf4 = adapters.quantization("nf4", torch.bfloat16)
+    assert (nf4.load_in_4bit, nf4.load_in_8bit) == (True, False)
+    assert (nf4.bnb_4bit_quant_type, nf4.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert nf4.bnb_4bit_compute_dtype is torch.bfloat16
+    int8 = adapters.quantization("int8", torch.float32)
+    assert (int8.load_in_4bit, int8.load_in_8bit) == (False, True)
+    with pytest.raises(SpftError, match="none, nf4 or int8"):
+        adapters.quantization("int4", torch.float32)
