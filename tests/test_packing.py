@@ -12,9 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from spftcore.errors import SpftError
+from spftcore.losses import LossConfig
 from spftcore.models import LanguageModel
 from spftcore.training.attention import Attention, completion_logprobs
-from spftcore.training.groups import Group
+from spftcore.training.groups import Group, TokenSequence
+from spftcore.training.objectives import Preference, PreferenceGroup, PreferencePair
 from spftcore.training.packing import RowCost, assign, choose_rows, pack
 
 # -- rows ---------------------------------------------------------------------------------------
@@ -216,3 +218,48 @@ def test_logprobs_and_gradients_are_those_of_each_sequence_alone(name: str, back
         torch.testing.assert_close(
             ours[parameter] / scale, gradient / scale, atol=1e-4, rtol=1e-4, msg=parameter
         )
+
+
+# -- several answers to one prompt --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["spft", "dpo"])
+def test_a_gold_with_three_answers_is_the_sum_of_its_three_pairs(kind: Any) -> None:
+    model = random_model("Llama")
+    (first, second) = random_groups((4, 2))
+    rewards = {4: (1.0, 0.0, 1.0), 2: (1.0,)}
+    grouped, pairs = [], []
+    for group in (first, second):
+        count = len(group.completions)
+        references = tuple(
+            torch.full((len(c),), -float(n)) for n, c in enumerate(group.completions)
+        )
+        grouped.append(PreferenceGroup(group, references, rewards[count]))
+        gold, *answers = (TokenSequence(group.prompt, c) for c in group.completions)
+        pairs += [
+            PreferencePair(gold, answer, references[0], reference, reward)
+            for answer, reference, reward in zip(
+                answers, references[1:], rewards[count], strict=True
+            )
+        ]
+    objective = Preference(LossConfig(kind, 0.01))
+    together, counted = objective.losses(model, grouped)
+    apart, expected = objective.losses(model, pairs)
+    assert float(together.detach()) == pytest.approx(float(apart.detach()), rel=1e-5)
+    assert counted == pytest.approx(expected, rel=1e-4)
+    assert objective.normaliser(grouped) == objective.normaliser(pairs)
+    # Prompt and gold are counted once.
+    assert objective.tokens(grouped[0]) == len(first)
+
+
+def test_a_group_without_a_reference_for_each_completion_is_an_error() -> None:
+    with pytest.raises(SpftError, match="2 references and 1 rewards, not 1 and 1"):
+        PreferenceGroup(Group((1,), ((2,), (3,))), (torch.zeros(1),), (1.0,))
+
+
+def test_a_pair_with_two_prompts_is_an_error() -> None:
+    pair = PreferencePair(
+        TokenSequence((1,), (2,)), TokenSequence((3,), (2,)), torch.zeros(1), torch.zeros(1), 1.0
+    )
+    with pytest.raises(SpftError, match="different prompts"):
+        _ = pair.group

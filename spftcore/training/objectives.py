@@ -93,9 +93,43 @@ class PreferencePair:
             raise SpftError("Gold and answer of a pair have different prompts.")
         return Group(self.gold.prompt, (self.gold.completion, self.answer.completion))
 
+    @property
+    def references(self) -> tuple[Tensor, ...]:
+        return self.gold_reference, self.answer_reference
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        return (self.reward,)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceGroup:
+    """A gold and several answers to the same prompt; each answer makes a pair with the gold.
+
+    Attributes:
+        group: the prompt; its first completion is the gold, the others are the answers.
+        references: [tokens of the completion] fp32 of each completion, as in `PreferencePair`.
+        rewards: R of each answer.
+    """
+
+    group: Group
+    references: tuple[Tensor, ...]
+    rewards: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.group.completions)
+        if (len(self.references), len(self.rewards)) != (count, count - 1):
+            raise SpftError(
+                f"A group of a gold and {count - 1} answers needs {count} references and "
+                f"{count - 1} rewards, not {len(self.references)} and {len(self.rewards)}."
+            )
+
 
 class Preference:
-    """A pair loss of `spftcore.losses`, averaged over the pairs it keeps."""
+    """A pair loss of `spftcore.losses`, averaged over the pairs it keeps.
+
+    Items are pairs, or golds with several answers; every answer counts as a pair.
+    """
 
     shared = True
     attention: Attention | None = None
@@ -103,36 +137,45 @@ class Preference:
     def __init__(self, config: LossConfig) -> None:
         self._config = config
 
-    def tokens(self, item: PreferencePair) -> int:
-        return len(item.gold) + len(item.answer.completion)
+    def tokens(self, item: PreferencePair | PreferenceGroup) -> int:
+        return len(item.group)
 
-    def normaliser(self, items: Sequence[PreferencePair]) -> float:
+    def normaliser(self, items: Sequence[PreferencePair | PreferenceGroup]) -> float:
+        rewards = [reward for item in items for reward in item.rewards]
         if self._config.kind in ("exspin", "dpo"):
-            return float(max(1, sum(item.reward == 1 for item in items)))
-        return float(len(items))
+            return float(max(1, sum(reward == 1 for reward in rewards)))
+        return float(len(rewards))
 
     def losses(
-        self, model: LanguageModel, items: Sequence[PreferencePair]
+        self, model: LanguageModel, items: Sequence[PreferencePair | PreferenceGroup]
     ) -> tuple[Tensor, dict[str, float]]:
         self.attention = self.attention or choose(model, "sdpa")
-        count, device = len(items), model.device
+        device = model.device
         batch = self.attention.pack(model, [item.group for item in items])
-        references = [r for item in items for r in (item.gold_reference, item.answer_reference)]
-        reward = torch.tensor([item.reward for item in items], device=device)
-        golds = torch.arange(0, 2 * count, 2, device=device)
+        references = [reference for item in items for reference in item.references]
+        rewards = [reward for item in items for reward in item.rewards]
+        golds: list[int] = []
+        answers: list[int] = []
+        gold = 0
+        for item in items:
+            count = len(item.rewards)
+            golds += [gold] * count
+            answers += range(gold + 1, gold + 1 + count)
+            gold += 1 + count
+        reward = torch.tensor(rewards, device=device)
         loss, _, statistics = preference_loss(
             self._config,
             completion_logprobs(model, batch, self.attention),
             torch.cat(references).to(device),
             batch.cu_seqlens,
-            golds,
-            golds + 1,
+            torch.tensor(golds, device=device),
+            torch.tensor(answers, device=device),
             reward,
         )
         wrong = reward == 1
         sums = {
             "margin": float(statistics.margin.sum()),
-            "pairs": float(count),
+            "pairs": float(len(rewards)),
             "wrong": float(wrong.sum()),
             # Ranking accuracy counts pairs whose answer is wrong: only these are to be ranked.
             "ranked": float((statistics.ranked_right & wrong).sum()),
