@@ -16,20 +16,12 @@ from safetensors.torch import save_file
 from training_items import preference_pairs, sequences, trained
 
 from spftcore.losses import LossConfig
-from spftcore.models import build_tiny
+from spftcore.models import LanguageModel, build_tiny
 from spftcore.training.objectives import Preference, Supervised
 
 
-def run(output: Path) -> None:
-    """Trains by SFT and by self-play; writes weights, gradients of the last step, and curves."""
-    torch.set_num_threads(1)
-    model = build_tiny(tiny_settings(), corpus(), seed=1)
-    opponent = build_tiny(tiny_settings(), corpus(), seed=2)
-    opponent.model.eval()
-    cases: dict[str, tuple[Any, Any]] = {
-        "supervised": (sequences(24, seed=1), Supervised()),
-        "spft": (preference_pairs(opponent, 24, seed=1), Preference(LossConfig("spft", 0.5))),
-    }
+def run(output: Path, model: LanguageModel, cases: dict[str, tuple[Any, Any]]) -> None:
+    """Trains on each case; writes weights, gradients of the last step, and curves."""
     for name, (items, objective) in cases.items():
         result, reports = trained(
             model, items, objective, steps=3, batch_size=8, loop={"tokens_per_pass": 40}
@@ -45,6 +37,14 @@ def run(output: Path) -> None:
 
 
 def main(output: Path) -> None:
+    torch.set_num_threads(1)
+    model = build_tiny(tiny_settings(), corpus(), seed=1)
+    opponent = build_tiny(tiny_settings(), corpus(), seed=2)
+    opponent.model.eval()
+    cases: dict[str, tuple[Any, Any]] = {
+        "supervised": (sequences(24, seed=1), Supervised()),
+        "spft": (preference_pairs(opponent, 24, seed=1), Preference(LossConfig("spft", 0.5))),
+    }
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,10 +63,10 @@ def main(output: Path) -> None:
                 "ACCELERATE_USE_CPU": "true",
             }
             os.environ |= {key: str(value) for key, value in launched.items()}
-            run(output / f"2_{rank}")
+            run(output / f"2_{rank}", model, cases)
             return
         children.append(child)
-    run(output / "1_0")
+    run(output / "1_0", model, cases)
     for child in children:
         assert os.waitpid(child, 0)[1] == 0, "a process of the group failed"
 
