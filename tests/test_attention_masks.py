@@ -14,7 +14,7 @@ from test_packing import Tokenizer, alone, random_groups, random_model
 
 from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
-from spftcore.training import attention_functions
+from spftcore.training import attention_functions, self_check
 from spftcore.training.attention import Attention, completion_logprobs, row_cost
 from spftcore.training.attention_functions import sequence_borders, varlen_attention
 from spftcore.training.groups import Group
@@ -306,3 +306,19 @@ def test_parts_go_through_gradient_checkpointing() -> None:
             completion_logprobs(model, batch, attention).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.model.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_log_is_told_once_and_warned_when_packing_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(self_check, "_said", set())
+    model = random_model("Llama")
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            choose(model)
+        monkeypatch.setattr(self_check, "measure", lambda *_: (0.5, 1e-4))
+        for _ in range(2):
+            choose(model)
+    agreed, failed = caplog.records
+    assert (agreed.levelname, failed.levelname) == ("INFO", "WARNING")
+    assert "5.0e-01 in a log-prob" in failed.message

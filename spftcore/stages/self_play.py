@@ -181,7 +181,7 @@ def _logprobs(
         context.text_to_sql_group(model, pair, pair.sql, answer)
         for pair, answer in zip(pairs, answers, strict=True)
     ]
-    attention = choose_attention(model)
+    attention = choose_attention(model, context.config.training.attention)
     result: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     with attention.on(model), torch.no_grad():
         for part in passes(

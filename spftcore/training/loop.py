@@ -97,9 +97,7 @@ def fit(
         raise SpftError("There is nothing to train on: no pair is left after filtering.")
     loop = loop or LoopConfig()
     if objective.attention is None:
-        objective.attention = choose(
-            model, loop.attention, shared=objective.shared, report=log.info
-        )
+        objective.attention = choose(model, loop.attention, shared=objective.shared)
     stop = stop or Stop()
     training = _Training(model, items, objective, settings, loop, seed, dropout)
     with (

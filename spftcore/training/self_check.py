@@ -7,6 +7,7 @@ sequences encoded one by one before the first step.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from typing import Literal
 
@@ -27,6 +28,9 @@ from spftcore.training.masks import Reach, reaches
 from spftcore.training.packing import RowCost
 
 Setting = Literal["auto", "parts", "sdpa", "flex", "varlen", "plain"]
+
+log = logging.getLogger(__name__)
+_said: set[tuple[str, str]] = set()  # (model type, back end) that the log has been told
 
 LONGEST = 600  # tokens of the checked group, so that the check stays cheap
 # Largest difference of a log-prob that rounding explains in each format; a padded batch of the
@@ -49,12 +53,21 @@ def choose(
         model: what will be trained or scored.
         setting: `training.attention`.
         shared: whether several completions share a prompt in what is to come.
-        report: is told once which back end it is, and why where it is not the one wanted.
+        report: is told which back end it is, and why where sequences are plain; none: the log is,
+            once for each type of model, as a warning where packing failed.
 
     Raises:
         SpftError: the setting asks for what this machine cannot run.
     """
-    say = report or (lambda _: None)
+    failures: list[str] = []
+
+    def say(text: str) -> None:
+        if report is not None:
+            report(text)
+        elif (kind := (model.causal_lm.config.model_type, text.partition(";")[0])) not in _said:
+            _said.add(kind)
+            log.log(logging.WARNING if failures else logging.INFO, text)
+
     own = implementation(model)
     if own == "sdpa" and getattr(model.causal_lm.config, "attn_logit_softcapping", None):
         # SDPA leaves the cap out without a word, and the model would not be the one it was.
@@ -67,7 +80,6 @@ def choose(
             f"training.attention={setting} needs a GPU: it has no backward pass on the CPU. "
             "Use auto or sdpa."
         )
-    failures = []
     for backend in _candidates(setting, own, model.device.type, shared):
         attention = Attention(backend, cost)
         try:
