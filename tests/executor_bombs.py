@@ -189,6 +189,7 @@ ENDLESS = all_end(
     dates=f"{COUNTING}SELECT count(date('now', x || ' days')) FROM c",
     date_series="WITH RECURSIVE d(x) AS (SELECT '0000-01-01' UNION ALL"
     " SELECT date(x, '+1 day') FROM d WHERE x IS NOT NULL OR 1) SELECT count(*) FROM d",
+    percentile=f"{COUNTING}SELECT percentile(x, 50), median(x) FROM c",
     mandelbrot="WITH RECURSIVE m(i, x, y) AS (SELECT 0, 0.0, 0.0 UNION ALL SELECT i + 1,"
     " x * x - y * y, 2 * x * y FROM m) SELECT max(i) FROM m",
     r_tree_squared=f"{counting(1000)}SELECT count(*) FROM c a, c b, box WHERE low < 9",
@@ -246,7 +247,6 @@ ONE_STEP = (
         json_group_object=f"{COUNTING}SELECT json_group_object(x, {MEGABYTE}) FROM c",
         jsonb_group_array=f"{COUNTING}SELECT jsonb_group_array(x) FROM c",
         median=f"{COUNTING}SELECT median(x) FROM c",
-        percentile=f"{COUNTING}SELECT percentile(x, 50) FROM c",
         matchinfo=f"SELECT matchinfo(f4, {text('x', 900_000)}) FROM f4 WHERE f4 MATCH 'hello'",
         offsets="SELECT offsets(f4) FROM f4 WHERE f4 MATCH 'hello'",
         highlight=f"SELECT highlight(f, 0, {MEGABYTE}, '') FROM f WHERE f MATCH 'hello'",
