@@ -246,7 +246,6 @@ ONE_STEP = (
         json_group_array=f"{COUNTING}SELECT json_group_array({MEGABYTE}) FROM c",
         json_group_object=f"{COUNTING}SELECT json_group_object(x, {MEGABYTE}) FROM c",
         jsonb_group_array=f"{COUNTING}SELECT jsonb_group_array(x) FROM c",
-        median=f"{COUNTING}SELECT median(x) FROM c",
         matchinfo=f"SELECT matchinfo(f4, {text('x', 900_000)}) FROM f4 WHERE f4 MATCH 'hello'",
         offsets="SELECT offsets(f4) FROM f4 WHERE f4 MATCH 'hello'",
         highlight=f"SELECT highlight(f, 0, {MEGABYTE}, '') FROM f WHERE f MATCH 'hello'",
