@@ -33,7 +33,7 @@ from step_cases import CASES, Cell
 
 OURS = [
     "ours",
-    "ours-groups",
+    "ours-pairs",
     "ours-no-packing",
     "ours-no-sharing",
     "ours-flex",
@@ -44,7 +44,7 @@ PROVIDERS = [*OURS, "plain", *PEERS]
 ON_GPU_ONLY = {"ours-flex", "ours-varlen"}
 # Cases that ask about something else than who is faster: groups, and our data set.
 ONLY = {
-    "rejected": ["ours", "ours-groups", "plain", "trl-no-checkpointing"],
+    "rejected": ["ours", "ours-pairs", "plain", "trl-no-checkpointing"],
     "flat": ["ours"],
 }
 AGREEMENT = {"float32": 1e-4, "bfloat16": 3e-2}  # relative, of loss and gradient norm
@@ -121,7 +121,9 @@ class Bench:
                 if "unavailable" in found:
                     reasons[name] = found["unavailable"]
                     continue
-                self.versions.update(found.pop("versions"))
+                for package, version in found.pop("versions").items():
+                    if self.versions.get(package, "not installed") == "not installed":
+                        self.versions[package] = version
                 same_first_step(cell, name, checked, found["first_step"])
                 seconds = statistics.median(found["step_s"])
                 print(f"  round {len(rates)}: {name} {seconds:.3f} s a step", flush=True)
@@ -226,6 +228,16 @@ def ratio(rounds: list[Result], ours: list[Result]) -> Result:
     }
 
 
+def beside_first_cell(rows: list[Result]) -> None:
+    """Adds and prints each provider's time as a multiple of its time in the case's first cell."""
+    first: dict[str, float] = {}
+    for row in rows:
+        if "median_s" in row:
+            start = first.setdefault(row["provider"], row["median_s"])
+            row["times_first_cell"] = round(row["median_s"] / start, 3)
+            print(f"{row['provider']}, {row['cell']}: {row['times_first_cell']} x the first cell")
+
+
 def as_text(row: Result) -> str:
     if "unavailable" in row:
         return f"  {row['provider']:22} {row['unavailable']}"
@@ -301,7 +313,7 @@ def main() -> None:
     bench = Bench(arguments)
     gpu = bench.job("gpu", None).get("gpu")
     started = machine(gpu, arguments.threads)
-    usual = [p for p in PROVIDERS if p != "ours-groups" and (gpu or p not in ON_GPU_ONLY)]
+    usual = [p for p in PROVIDERS if p != "ours-pairs" and (gpu or p not in ON_GPU_ONLY)]
     providers = arguments.providers or ONLY.get(arguments.case, usual)
     rows: list[Result] = []
     for cell in CASES[arguments.case]:
@@ -312,6 +324,8 @@ def main() -> None:
             rows.append({"cell": cell.name, "unavailable": "PyTorch sees no GPU here"})
             continue
         rows += bench.measure(cell, providers)
+    if arguments.case in ONLY:
+        beside_first_cell(rows)
     result = {
         "machine": started,
         "versions": bench.versions,

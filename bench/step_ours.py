@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,12 +28,12 @@ from torch import Tensor
 
 from spftcore.config import LoopConfig, TrainConfig
 from spftcore.errors import SpftError
-from spftcore.losses import LossConfig, preference_loss
+from spftcore.losses import LossConfig
 from spftcore.models import LanguageModel
 from spftcore.training import groups as packed
-from spftcore.training.attention import Attention, completion_logprobs
+from spftcore.training.attention import Attention
 from spftcore.training.loop import fit
-from spftcore.training.objectives import Preference, PreferencePair
+from spftcore.training.objectives import Preference, PreferenceGroup, PreferencePair
 from spftcore.training.packing import PackedBatch, pack
 from spftcore.training.self_check import choose
 
@@ -69,61 +68,6 @@ def attention_of(language: LanguageModel, name: str) -> Attention:
     if layout not in ("auto", "plain") and found.backend == "plain":
         raise Unavailable(f"{layout} failed here: ours falls back to plain sequences")
     return OneGroupARow("sdpa", found.cost) if name == "ours-no-packing" else found
-
-
-@dataclass(frozen=True, slots=True)
-class PreferenceGroup:
-    """A gold and its wrong answers; references [tokens] fp32, one per completion, gold first."""
-
-    group: packed.Group
-    references: tuple[Tensor, ...]
-
-    @property
-    def pairs(self) -> int:
-        return len(self.group.completions) - 1
-
-
-class GroupedPreference:
-    """A pair loss over whole groups, with reward 1, averaged over the pairs of all groups.
-
-    `Preference` takes pairs, each with a prompt of its own; this one shows, from the same parts
-    and in the same loop, what one gold costs whose answers come together.
-    """
-
-    shared = True
-
-    def __init__(self, config: LossConfig) -> None:
-        self._config = config
-        self.attention: Attention | None = None
-
-    def tokens(self, item: PreferenceGroup) -> int:
-        return len(item.group)
-
-    def normaliser(self, items: Sequence[PreferenceGroup]) -> float:
-        return float(sum(item.pairs for item in items))
-
-    def losses(
-        self, model: LanguageModel, items: Sequence[PreferenceGroup]
-    ) -> tuple[Tensor, dict[str, float]]:
-        assert self.attention is not None
-        batch = self.attention.pack(model, [item.group for item in items])
-        chosen: list[int] = []
-        rejected: list[int] = []
-        completions = 0
-        for item in items:
-            chosen += [completions] * item.pairs
-            rejected += range(completions + 1, completions + 1 + item.pairs)
-            completions += 1 + item.pairs
-        loss, _, _ = preference_loss(
-            self._config,
-            completion_logprobs(model, batch, self.attention),
-            torch.cat([r for item in items for r in item.references]).to(model.device),
-            batch.cu_seqlens,
-            torch.tensor(chosen, device=model.device),
-            torch.tensor(rejected, device=model.device),
-            torch.ones(len(chosen), device=model.device),
-        )
-        return loss.sum(), {}
 
 
 def language_model(cell: Cell, model: Any) -> LanguageModel:
@@ -161,7 +105,8 @@ def as_pairs(group: Group, reference: Sequence[Tensor]) -> list[PreferencePair]:
 
 
 def as_item(group: Group, reference: Sequence[Tensor]) -> PreferenceGroup:
-    return PreferenceGroup(packed.Group(group.prompt, tuple(group.completions)), tuple(reference))
+    completions = packed.Group(group.prompt, tuple(group.completions))
+    return PreferenceGroup(completions, tuple(reference), (1.0,) * len(group.answers))
 
 
 class MadeWhenAsked:
@@ -183,10 +128,10 @@ class MadeWhenAsked:
 
 def work(
     cell: Cell, language: LanguageModel, name: str, offset: float = 0.0
-) -> tuple[Any, Sequence[Any]]:
+) -> tuple[Preference, Any]:
     """The provider's objective, and the items of the step (or the data set)."""
     attention = attention_of(language, name)
-    goal: Any = GroupedPreference(LOSS) if name == "ours-groups" else Preference(LOSS)
+    goal = Preference(LOSS)
     goal.attention = attention
     if cell.pairs_held is not None:
         return goal, MadeWhenAsked(cell)
@@ -194,10 +139,7 @@ def work(
     for group in step_groups(cell):
         gold, *others = references(cell, language, group)
         moved = [gold + offset, *others]
-        if name == "ours-groups":
-            items.append(as_item(group, moved))
-        else:
-            items += as_pairs(group, moved)
+        items += as_pairs(group, moved) if name == "ours-pairs" else [as_item(group, moved)]
     return goal, items
 
 
@@ -207,7 +149,7 @@ def ours(name: str) -> Callable[[Run], None]:
         goal, items = work(run.cell, language, name)
         settings = TrainConfig(
             steps=run.steps,
-            batch_size=run.cell.groups if name == "ours-groups" else run.cell.pairs,
+            batch_size=run.cell.pairs if name == "ours-pairs" else run.cell.groups,
             learning_rate=LEARNING_RATE,
             warmup=0,
             weight_decay=0,
@@ -217,7 +159,7 @@ def ours(name: str) -> Callable[[Run], None]:
         def report(step: int, statistics: dict[str, float]) -> None:
             run.stamp({"loss": statistics["loss"]})
 
-        precision = LoopConfig(precision=run.cell.dtype)  # type: ignore[arg-type]
+        precision = LoopConfig(precision=run.cell.dtype)
         fit(
             language,
             items,
@@ -255,6 +197,7 @@ def first_steps(cell: Cell, model: Any, names: Sequence[str]) -> dict[str, dict[
             goal, items = work(cell, language, name, GOLD_OFFSET)
         except Unavailable:
             continue  # its row will say why
+        assert goal.attention is not None
         with goal.attention.on(language), mixed_precision(cell):
             summed, _ = goal.losses(language, items)
             (summed / goal.normaliser(items)).backward()
