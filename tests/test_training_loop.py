@@ -278,7 +278,7 @@ class Poisoned(Supervised):
         self.bad, self.poison, self.step = bad, float(poison), 0
 
     def losses(self, model: Any, items: Any) -> Any:
-        self.step += 1
+        self.step += torch.is_grad_enabled()  # not where bad items are looked for
         summed, statistics = super().losses(model, items)
         if self.step in self.bad:
             summed = summed * self.poison if math.isnan(self.poison) else summed + self.poison
@@ -304,16 +304,29 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_five_end_the_stage(
         trained(tiny, items, Poisoned({2, 3, 4, 5, 6}, poison), steps=8, batch_size=2)
 
 
-def test_a_bad_step_names_the_items_of_its_bad_pass(
+class Bad(Supervised):
+    """Gives NaN for items that begin with token 7."""
+
+    def losses(self, model: Any, items: Any) -> Any:
+        summed, statistics = super().losses(model, items)
+        if any(item.prompt[0] == 7 for item in items):
+            summed = summed * float("nan")
+        return summed, statistics
+
+
+def test_a_bad_step_names_the_items_that_are_bad_by_themselves(
     tiny: LanguageModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     @dataclass(frozen=True)
     class Named(TokenSequence):
         id: str
 
-    items = [Named(s.prompt, s.completion, f"pair_{i}") for i, s in enumerate(sequences(4, 1))]
-    first = min(items, key=len)  # passes are sorted by length
-    trained(tiny, items, Poisoned({1}), batch_size=4, loop={"tokens_per_pass": 1})
-    assert caplog.messages == [
-        f"The loss or the gradient of step 1 is not finite (among {first.id}): the step is skipped."
-    ]
+    items = [Named(s.prompt, s.completion, f"pair_{i}") for i, s in enumerate(sequences(8, 1))]
+    items[3] = Named((7, 8), (9,), "pair_3")
+    trained(tiny, items, Bad(), batch_size=8)
+    message = "The loss or the gradient of step 1 is not finite, on {}. The step is skipped."
+    assert caplog.messages == [message.format("pair_3")]
+    caplog.clear()
+    nameless = [TokenSequence(item.prompt, item.completion) for item in items]
+    trained(tiny, nameless, Bad(), batch_size=8)
+    assert caplog.messages == [message.format("item 3")]

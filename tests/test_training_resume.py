@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -311,3 +314,56 @@ def test_checkpoints_are_due_by_steps_or_by_time(
     now = 300.0
     assert by_time.due(1)
     assert not never.due(1000)
+
+
+# -- through the command ------------------------------------------------------------------------
+
+
+def finished_stages(run: Path) -> set[str]:
+    try:
+        with closing(sqlite3.connect(f"file:{run / 'run.sqlite'}?mode=ro", uri=True)) as store:
+            return {name for (name,) in store.execute("select name from stages")}
+    except sqlite3.OperationalError:  # it is just being made
+        return set()
+
+
+def stop_command(run: Path, until: Callable[[], bool]) -> str:
+    """Starts or continues a run, stops it with SIGTERM once `until` holds; what it said."""
+    options = [f"--run.directory={run.parent}", f"--run.name={run.name}", "--base.steps=40"]
+    options += ["--sql_to_text.scratch_steps=40", "--training.save_steps=1", "--data.max_test=30"]
+    options += ["--resume"] * (run / "config.yaml").exists()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spftcore.train", *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while not until():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    return errors
+
+
+@pytest.mark.heavy
+def test_sigterm_keeps_the_training_of_a_run_and_resume_completes_its_curve(tmp_path: Path) -> None:
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    state = stopped / "checkpoints" / ".training" / "base"
+    message = stop_command(stopped, state.is_dir)
+    assert "--resume --run.name stopped" in " ".join(message.split())
+    assert "base" not in finished_stages(stopped)
+    assert list(state.glob("step_*[0-9]"))
+    stop_command(stopped, lambda: "base" in finished_stages(stopped))
+    assert not state.exists()
+    stop_command(whole, lambda: "base" in finished_stages(whole))
+    query = "select step, value from metrics where stage = 'base' and name = 'loss' order by step"
+    curves = []
+    for run in (stopped, whole):
+        with closing(sqlite3.connect(run / "run.sqlite")) as store:
+            curves.append(store.execute(query).fetchall())
+    assert len(curves[0]) == 40
+    assert curves[0] == curves[1]

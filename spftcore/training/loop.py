@@ -275,16 +275,32 @@ class _Training:
 
     def _skip(self, step: int, suspects: Sequence[Any]) -> None:
         self.bad += 1
-        named = [str(getattr(item, "id", "")) for item in suspects]
-        ids = ", ".join(list(dict.fromkeys(filter(None, named)))[:NAMED_ITEMS])
-        what = f"The loss or the gradient of step {step} is not finite"
-        what += f" (among {ids})" if ids else ""
+        names = list(dict.fromkeys(map(self._named, self._culprits(suspects))))
+        named = ", ".join(names[:NAMED_ITEMS])
+        if len(names) > NAMED_ITEMS:
+            named += f" and {len(names) - NAMED_ITEMS} more"
+        what = f"The loss or the gradient of step {step} is not finite, on {named}"
         if self.bad == BAD_STEPS:
             raise SpftError(
-                f"{what}, and so were the steps before it: {BAD_STEPS} steps in a row (at step "
-                f"{step}). Lower the learning rate, or train in float32 or bfloat16."
+                f"{what}; nor was it before: {BAD_STEPS} steps in a row (at step {step}). Lower "
+                "the learning rate, or train in float32 or bfloat16."
             )
-        log.warning("%s: the step is skipped.", what)
+        log.warning("%s. The step is skipped.", what)
+
+    def _culprits(self, suspects: Sequence[Any]) -> Sequence[Any]:
+        """Those whose loss is not finite by themselves; all of them where none is."""
+        if self.accelerator.num_processes > 1:  # a pass of FSDP2 needs every process
+            return suspects
+        with torch.no_grad(), torch.random.fork_rng():
+            losses = [float(self.step([item])[0]) for item in suspects]
+        bad = [item for item, loss in zip(suspects, losses, strict=True) if not math.isfinite(loss)]
+        return bad or suspects
+
+    def _named(self, item: Any) -> str:
+        if name := getattr(item, "id", ""):
+            return str(name)
+        number = next((i for i, other in enumerate(self.items) if other is item), None)
+        return "an item without id" if number is None else f"item {number}"
 
 
 # -- set-up -------------------------------------------------------------------------------------
