@@ -24,7 +24,7 @@ from spftcore.config import Config, LoopConfig
 from spftcore.errors import SpftError
 from spftcore.kernels.head import CPU_CHUNK_BYTES, GPU_CHUNK_BYTES
 from spftcore.models import LanguageModel
-from spftcore.training.attention import Attention, row_cost
+from spftcore.training.attention import Attention, Backend, row_cost
 from spftcore.training.batches import passes
 from spftcore.training.groups import Group
 
@@ -201,7 +201,9 @@ def _kept_for_backward(
     casting = (
         torch.autocast("cpu", torch.bfloat16) if loop.precision == "bfloat16" else nullcontext()
     )
-    attention = Attention("sdpa", row_cost(model))
+    # The other back ends run on a GPU alone, and keep no mask: sdpa bounds them.
+    backend: Backend = "plain" if loop.attention == "plain" else "sdpa"
+    attention = Attention(backend, row_cost(model))
     with plan.mode, casting:
         batch = attention.pack(model, groups)
         inputs = attention.inputs(model, batch)
