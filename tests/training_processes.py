@@ -81,7 +81,7 @@ def whole(tensor: Any) -> torch.Tensor:
 
 
 def join(group: str, rank: int, port: int) -> None:
-    """What `accelerate launch --cpu --num_processes 2` gives a process; with FSDP2 for `fsdp`."""
+    """What `torchrun --nproc-per-node 2` gives a process; for `fsdp`, accelerate's FSDP2 as well."""
     launched = {
         "RANK": rank,
         "LOCAL_RANK": rank,
