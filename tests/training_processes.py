@@ -81,7 +81,7 @@ def whole(tensor: Any) -> torch.Tensor:
 
 
 def join(group: str, rank: int, port: int) -> None:
-    """What `torchrun --nproc-per-node 2` gives a process; for `fsdp`, accelerate's FSDP2 as well."""
+    """What `torchrun --nproc-per-node 2` gives a process; `fsdp` asks accelerate for FSDP2."""
     launched = {
         "RANK": rank,
         "LOCAL_RANK": rank,

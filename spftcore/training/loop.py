@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from spftcore.config import LoopConfig, TrainConfig
@@ -244,8 +244,8 @@ class _Training:
     def _passes(self, batch: Sequence[Any]) -> list[tuple[list[Any], float]]:
         """This process's forward passes with their weight, as many as every other process's.
 
-        FSDP2 gathers weights in each pass, so a process that has fewer repeats its last one with
-        weight 0; it would only wait otherwise.
+        FSDP2 gathers weights and DDP sends buffers in a pass, so a process that has fewer passes
+        repeats its last one with weight 0; it would only wait otherwise.
         """
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         budget = self.loop.tokens_per_pass
@@ -316,8 +316,6 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
         cpu=device.type == "cpu",
         mixed_precision=mixed,
         device_placement=False,  # the model already lies where it should
-        # Buffers never change; sending them would tie the processes' passes to each other.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
 
