@@ -167,6 +167,7 @@ setup(
         "flash": FLASH,
         "vllm": VLLM,
         "gpu": [*FLASH, *VLLM],
+        "qlora": ["bitsandbytes>=0.45"],
         "bench": ["func-timeout>=4.3"],
         "dev": [
             "pytest>=8",

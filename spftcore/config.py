@@ -54,6 +54,9 @@ class ModelConfig(Section):
         None, description="transformers checkpoint or hub id; none: a tiny model from scratch"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="weights")
+    quantize: Literal["none", "nf4", "int8"] = Field(
+        "none", description="base under the adapters in 4 or 8 bits (needs bitsandbytes)"
+    )
     trust_remote_code: bool = Field(False, description="run code that a checkpoint brings along")
     chat_template: bool = Field(True, description="use the tokenizer's chat template if it has one")
     hidden_size: int = Field(128, gt=0, description="tiny model: width")
@@ -73,6 +76,9 @@ class LoraConfig(Section):
     rank: int = Field(0, ge=0, description="rank of the adapters (0: full fine-tuning)")
     alpha: int = Field(32, gt=0, description="scale of the adapters is alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout before the adapters")
+    target_modules: tuple[str, ...] = Field(
+        (), description="linear layers to adapt, by name (none: all but the head)"
+    )
 
 
 class PromptConfig(Section):
@@ -185,6 +191,15 @@ class Config(Section):
             raise ValueError(
                 "full fine-tuning in float16 loses its updates to rounding; use "
                 "model.dtype=float32 or bfloat16, or adapters (lora.rank)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_asked_for(self) -> Config:
+        if self.lora.rank == 0 and (self.model.quantize != "none" or self.lora.target_modules):
+            raise ValueError(
+                "model.quantize and lora.target_modules say how adapters are trained, and there "
+                "are none: set lora.rank above 0"
             )
         return self
 

@@ -115,10 +115,10 @@ def blueprint(architecture: Any, tokenizer: Any, config: Config, *, adapted: boo
         if adapted and config.lora.rank > 0:
             from peft import get_peft_model
 
-            kind = getattr(config.model, "quantize", "none")
+            kind = config.model.quantize
             if kind != "none":
                 saved = _saved_by(kind, model)
-            targets = getattr(config.lora, "target_modules", ())
+            targets = config.lora.target_modules
             model = get_peft_model(model, adapters.lora(model, config, targets))
             parent = "blueprint"
     mode = FakeTensorMode()

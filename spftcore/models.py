@@ -249,7 +249,7 @@ def load(
     if adapted:
         from peft import get_peft_model
 
-        settings = adapters.lora(model, config, getattr(config.lora, "target_modules", ()))
+        settings = adapters.lora(model, config, config.lora.target_modules)
         # Its random half must not depend on what ran before in this process.
         with torch.random.fork_rng():
             torch.manual_seed(config.run.seed)
@@ -265,7 +265,7 @@ def _load_base(source: str, config: Config, device: torch.device, *, adapted: bo
 
     dtype = getattr(torch, config.model.dtype)
     options: dict[str, Any] = {"trust_remote_code": config.model.trust_remote_code}
-    kind = getattr(config.model, "quantize", "none")
+    kind = config.model.quantize
     if adapted and kind != "none":
         options["quantization_config"] = adapters.quantization(kind, dtype)
         options["device_map"] = {"": device}
@@ -278,6 +278,10 @@ def _load_base(source: str, config: Config, device: torch.device, *, adapted: bo
             f"No causal language model could be loaded from '{source}' ({_first_line(error)}). "
             "It must be a transformers checkpoint with safetensors weights, or a hub id."
         ) from None
+    if getattr(model.config, "attn_logit_softcapping", None):
+        # Gemma 2 caps its attention scores, which PyTorch's fused attention cannot: with it the
+        # model would answer and train as another one, without an error.
+        model.set_attn_implementation("eager")
     if "quantization_config" in options:
         from peft import prepare_model_for_kbit_training
 

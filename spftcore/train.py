@@ -42,7 +42,9 @@ def parser() -> OptionParser:
     options.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     options.add_argument("--resume", action="store_true", help="continue a run that was stopped")
     options.add_argument(
-        "--dry-run", action="store_true", help="show the stages, sizes and time, and do nothing"
+        "--dry-run",
+        action="store_true",
+        help="show the stages, sizes, memory and time, and do nothing",
     )
     add_options(options)
     return options
@@ -136,6 +138,11 @@ def train(config: Config, console: Console) -> Path:
 
     directory = config.run_directory
     _check_inputs(config)  # complains of bad input before anything is written
+    if config.model.name_or_path is not None:
+        from spftcore.forecast import require_memory
+
+        for line in require_memory(config):
+            console.print(line, highlight=False, markup=False)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -259,3 +259,12 @@ def test_dry_run_starts_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert main(["--dry-run"]) == 0
     assert "vbi_1_train" in capsys.readouterr().out
     assert not (tmp_path / "runs" / "demo" / "run.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    "values", [{"model": {"quantize": "nf4"}}, {"lora": {"target_modules": ["q_proj"]}}]
+)
+def test_settings_of_adapters_need_adapters(values: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"lora\.rank"):
+        resolve([("test", values)])
+    assert resolve([("test", values | {"lora": {**values.get("lora", {}), "rank": 4}})])
