@@ -190,6 +190,28 @@ def test_bad_steps_are_counted_on_across_a_resume(tmp_path: Path) -> None:
         run(drops(), tmp_path, objective=Poisoned())
 
 
+def test_sigterm_may_come_again_while_a_step_ends_and_afterwards_ends_the_process() -> None:
+    script = """
+import os, signal
+from spftcore.training.stopping import Stop, Stopped
+
+stop = Stop(otherwise=lambda: os._exit(7))
+stop.on_sigterm()
+try:
+    with stop.heeded():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        while not stop.requested:
+            pass
+except Stopped:
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        pass
+"""
+    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (7, b"")
+
+
 # -- what lies on the disk ------------------------------------------------------------------------
 
 

@@ -60,10 +60,10 @@ class Stop:
         writer.setblocking(False)
 
         def listen() -> None:
-            while reader.recv(1) != bytes([signal.SIGTERM]):
-                pass
-            with writer:  # kept open for as long as somebody listens
-                self.request()
+            with writer:  # kept open: the signal may come again while training ends its step
+                while True:
+                    if signal.SIGTERM in reader.recv(64):  # one byte per signal
+                        self.request()
 
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
