@@ -2,9 +2,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
@@ -126,11 +128,28 @@ py::dict outcome_columns(const std::vector<spft::Outcome>& outcomes) {
     return columns;
 }
 
+// A daemon thread that asks for the GIL while Python shuts down is ended there, and unwinding it
+// through C++ would abort the process: it sleeps until the process has ended instead.
+void rest_if_python_ends() {
+#if PY_VERSION_HEX >= 0x030D0000
+    const auto ending = [] { return Py_IsFinalizing() != 0; };
+#else
+    const auto ending = [] { return _Py_IsFinalizing() != 0; };
+#endif
+    while (ending()) std::this_thread::sleep_for(std::chrono::seconds(1));
+}
+
+// Lets a Ctrl-C end the reading of a long list.
+void look_for_signals(Py_ssize_t i) {
+    if (i % 4096 == 0 && PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 // Runs `work` without the GIL. A Ctrl-C that arrives meanwhile stops the batch and is raised, and
 // so does whatever the caller's own `poll(done, total)` raises.
 template <typename Work>
 auto without_gil(const py::object& caller_poll, Work work) {
     const spft::Executor::Poll poll = [&](int64_t done, int64_t total) {
+        rest_if_python_ends();
         const py::gil_scoped_acquire acquire;
         if (PyErr_CheckSignals() != 0) return false;
         if (caller_poll.is_none()) return true;
@@ -140,7 +159,9 @@ auto without_gil(const py::object& caller_poll, Work work) {
     };
     try {
         const py::gil_scoped_release release;
-        return work(poll);
+        auto result = work(poll);
+        rest_if_python_ends();
+        return result;
     } catch (const spft::Cancelled&) {
         throw py::error_already_set();
     }
@@ -167,13 +188,14 @@ std::vector<spft::Preset> to_presets(py::handle list) {
     return presets;
 }
 
-py::tuple execute(spft::Executor& executor, py::handle queries, bool reverse, py::handle presets,
+py::tuple execute(spft::Executor& executor, py::handle queries, py::handle presets,
                   const py::object& poll) {
     Inputs inputs;
     std::vector<spft::Query> batch;
     const Items list(queries, "queries must be a sequence of (database, sql)");
     batch.reserve(static_cast<size_t>(list.size()));
     for (Py_ssize_t i = 0; i < list.size(); ++i) {
+        look_for_signals(i);
         const Items pair(list[i], "a query must be (database, sql)");
         if (pair.size() != 2) throw py::value_error("a query must be (database, sql)");
         const uint32_t database = inputs.database(pair[0]);
@@ -181,7 +203,7 @@ py::tuple execute(spft::Executor& executor, py::handle queries, bool reverse, py
     }
     const std::vector<spft::Preset> settled = to_presets(presets);
     const spft::Executed executed = without_gil(poll, [&](const spft::Executor::Poll& ask) {
-        return executor.execute(inputs.paths, batch, reverse, settled, ask);
+        return executor.execute(inputs.paths, batch, settled, ask);
     });
     const auto& of_query = executed.of_query;
     return py::make_tuple(outcome_columns(executed.outcomes),
@@ -195,6 +217,7 @@ py::dict verify(spft::Executor& executor, py::handle items, int compare, py::han
     const Items list(items, "items must be a sequence of (database, gold, candidates)");
     batch.reserve(static_cast<size_t>(list.size()));
     for (Py_ssize_t i = 0; i < list.size(); ++i) {
+        look_for_signals(i);
         const Items triple(list[i], "an item must be (database, gold, candidates)");
         if (triple.size() != 3) {
             throw py::value_error("an item must be (database, gold, candidates)");
@@ -337,8 +360,7 @@ PYBIND11_MODULE(_executor, module) {
              py::arg("rows"), py::arg("bytes"), py::arg("value_bytes"), py::arg("sql_bytes"),
              py::arg("temp_bytes"), py::arg("connections_per_thread"), py::arg("gold_cache_bytes"),
              py::arg("running") = py::none(), py::keep_alive<1, 12>())
-        .def("execute", &execute, py::arg("queries"), py::arg("reverse"), py::arg("presets"),
-             py::arg("poll"))
+        .def("execute", &execute, py::arg("queries"), py::arg("presets"), py::arg("poll"))
         .def("verify", &verify, py::arg("items"), py::arg("compare"), py::arg("presets"),
              py::arg("poll"))
         .def("rows", &rows, py::arg("database"), py::arg("sql"))

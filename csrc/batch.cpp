@@ -78,6 +78,17 @@ void Batch::arrange(const std::vector<Preset>& presets) {
 }
 
 bool Batch::take(size_t threads, size_t& begin, size_t& end) {
+    if (returned_count_.load(std::memory_order_acquire) > 0 && !cancelled) {
+        const std::lock_guard lock(returned_mutex_);
+        if (!returned_.empty()) {
+            auto& [first, last] = returned_.back();
+            begin = first++;
+            end = begin + 1;
+            if (first == last) returned_.pop_back();
+            returned_count_.fetch_sub(1, std::memory_order_release);
+            return true;
+        }
+    }
     begin = cursor_.load(std::memory_order_relaxed);
     do {
         if (begin >= order.size() || cancelled.load(std::memory_order_relaxed)) return false;
@@ -86,9 +97,16 @@ bool Batch::take(size_t threads, size_t& begin, size_t& end) {
     return true;
 }
 
+void Batch::give_back(size_t begin, size_t end) {
+    const std::lock_guard lock(returned_mutex_);
+    returned_.emplace_back(begin, end);
+    returned_count_.fetch_add(end - begin, std::memory_order_release);
+}
+
 bool Batch::exhausted() const {
     return cancelled.load(std::memory_order_relaxed) ||
-           cursor_.load(std::memory_order_relaxed) >= order.size();
+           (cursor_.load(std::memory_order_relaxed) >= order.size() &&
+            returned_count_.load(std::memory_order_acquire) == 0);
 }
 
 }  // namespace spft

@@ -4,10 +4,13 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "connection.h"
@@ -42,15 +45,17 @@ class Batch {
 
     // Takes the next run of `order`: [begin, end); false when nothing is left.
     bool take(size_t threads, size_t& begin, size_t& end);
+    // Hands the rest of a run to whoever asks next, one query at a time.
+    void give_back(size_t begin, size_t end);
     bool exhausted() const;
 
     std::vector<DatabaseFile> files;
     Compare compare;
-    bool reverse = false;
     std::vector<Work> works;
     std::vector<uint32_t> order;  // works to run
     std::atomic<int64_t> done{0};
     std::atomic<bool> cancelled{false};
+    std::exception_ptr failure;            // guarded by the pool's mutex
     size_t threads_inside = 0;             // guarded by the pool's mutex
     std::function<void(uint32_t)> settle;  // called when a work has its result
     Table* table = nullptr;
@@ -66,6 +71,9 @@ class Batch {
     static constexpr uint32_t kEmpty = UINT32_MAX;
     std::vector<Slot> slots_;
     std::atomic<size_t> cursor_{0};
+    std::mutex returned_mutex_;
+    std::vector<std::pair<size_t, size_t>> returned_;  // guarded
+    std::atomic<size_t> returned_count_{0};            // of queries in it
 };
 
 }  // namespace spft

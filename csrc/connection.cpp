@@ -161,6 +161,15 @@ bool is_table_function(std::string_view name) {
     return name == "json_each" || name == "json_tree" || name == "jsonb_each" ||
            name == "jsonb_tree";
 }
+// Functions that read the clock for 'now' or without arguments.
+bool is_of_time(std::string_view function) {
+    static const std::unordered_set<std::string_view> names = {
+        "current_date", "current_time", "current_timestamp", "date",      "datetime", "julianday",
+        "strftime",     "time",         "timediff",          "unixepoch",
+    };
+    return names.contains(function);
+}
+
 // Functions whose result can be far longer than their arguments.
 bool builds_text(std::string_view function) {
     static const std::unordered_set<std::string_view> names = {
@@ -314,8 +323,11 @@ DatabaseFile inspect_file(const std::string& path) {
 #ifdef __APPLE__
             static_cast<int64_t>(status.st_mtimespec.tv_sec) * 1000000000 +
                 status.st_mtimespec.tv_nsec,
+            static_cast<int64_t>(status.st_ctimespec.tv_sec) * 1000000000 +
+                status.st_ctimespec.tv_nsec,
 #else
             static_cast<int64_t>(status.st_mtim.tv_sec) * 1000000000 + status.st_mtim.tv_nsec,
+            static_cast<int64_t>(status.st_ctim.tv_sec) * 1000000000 + status.st_ctim.tv_nsec,
 #endif
         };
         file.identity.assign(reinterpret_cast<const char*>(fields), sizeof fields);
@@ -519,6 +531,7 @@ int Connection::decide(int action, const char* first, const char* second, const 
         case SQLITE_FUNCTION: {
             const Folded function(second == nullptr ? "" : second);
             if (builds_text(function.view())) uses.growth = true;
+            if (is_of_time(function.view())) uses.clock = true;
             if (allowed_functions().contains(function.view())) return SQLITE_OK;
             return deny("the function " + std::string(function.view()) + "() is not allowed");
         }

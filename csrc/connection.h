@@ -60,6 +60,7 @@ class Connection {
     struct Uses {
         bool full_text = false;  // reads a full-text table
         bool growth = false;     // may build a text far longer than itself
+        bool clock = false;      // calls a date function, which may read the clock
     } uses;
     Watch watch;
 

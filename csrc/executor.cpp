@@ -25,30 +25,14 @@ namespace {
 
 constexpr auto kPollInterval = std::chrono::milliseconds(40);
 
-// SQLITE_DBCONFIG_REVERSE_SCANORDER, which headers before 3.46 do not name.
-constexpr int kReverseScanOrder = 1019;
+// A thread whose run took this long hands the rest of it to whoever is free.
+constexpr int64_t kLongRunNs = 5'000'000;
 
 int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(
                std::chrono::steady_clock::now().time_since_epoch())
         .count();
 }
-
-// Sets the direction in which a connection visits tables, and sets it back.
-class ScanOrder {
-  public:
-    ScanOrder(sqlite3* db, bool reverse) : db_(reverse ? db : nullptr) {
-        if (reverse) ok_ = sqlite3_db_config(db, kReverseScanOrder, 1, nullptr) == SQLITE_OK;
-    }
-    ~ScanOrder() {
-        if (db_ != nullptr) sqlite3_db_config(db_, kReverseScanOrder, 0, nullptr);
-    }
-    bool ok() const { return ok_; }
-
-  private:
-    sqlite3* db_;
-    bool ok_ = true;
-};
 
 // What one thread of the pool holds.
 struct Worker {
@@ -129,7 +113,7 @@ class Judging {
         work.outcome = work.result->outcome;
         work.rows = {};
         if (work.as_gold && !work.from_cache && golds_.enabled() &&
-            repeatable(work.outcome.status)) {
+            repeatable(work.outcome.status) && !work.result->reads_clock) {
             golds_.put(GoldCache::key(batch_.files[work.database], batch_.compare, work.sql),
                        work.result);
         }
@@ -188,7 +172,13 @@ struct Executor::State {
             if (closing) return;
             ++batch->threads_inside;
             lock.unlock();
-            serve(*batch, worker);
+            try {
+                serve(*batch, worker);
+            } catch (...) {  // out of memory beside a query: the batch fails, the pool goes on
+                const std::lock_guard held(mutex);
+                batch->failure = std::current_exception();
+                batch->cancelled = true;
+            }
             lock.lock();
             add_up(worker.counters);
             worker.counters = {};
@@ -209,11 +199,19 @@ struct Executor::State {
         size_t begin = 0;
         size_t end = 0;
         while (batch.take(pool, begin, end)) {
-            for (size_t i = begin; i < end; ++i) {
+            const int64_t started = now_ns();
+            for (; begin < end; ++begin) {
                 if (batch.cancelled.load(std::memory_order_relaxed)) return;
-                run(batch, batch.order[i], worker);
+                run(batch, batch.order[begin], worker);
+                batch.done.fetch_add(1, std::memory_order_relaxed);
+                if (begin + 1 < end && now_ns() - started > kLongRunNs) {
+                    // Slow queries lie together: the others shall not wait behind this one.
+                    batch.give_back(begin + 1, end);
+                    const std::lock_guard lock(mutex);
+                    start.notify_all();
+                    break;
+                }
             }
-            batch.done.fetch_add(static_cast<int64_t>(end - begin), std::memory_order_relaxed);
         }
     }
 
@@ -252,17 +250,12 @@ struct Executor::State {
             result.outcome.message = connection.error();
         } else {
             Wanted wanted;
-            wanted.as_gold = work.as_gold;
+            wanted.as_gold = work.as_gold && batch.compare == Compare::Bag;
             wanted.rows = work.keep_rows ? &work.rows : nullptr;
             wanted.cells = batch.compare != Compare::Bag;
             wanted.spider = batch.compare == Compare::Spider;
             wanted.table = batch.table;
             wanted.cancelled = &batch.cancelled;
-            const ScanOrder order(connection.handle(), batch.reverse);
-            if (!order.ok()) {
-                result.outcome.message = "visiting tables backwards needs SQLite 3.46 or newer";
-                return;
-            }
             const Watchdog::Guard guard(watchdog, worker.number, connection.handle(),
                                         now_ns() + static_cast<int64_t>(limits.seconds * 1e9),
                                         &batch.cancelled);
@@ -286,6 +279,7 @@ struct Executor::State {
             lock.lock();
         }
         batches.erase(place);
+        if (batch.failure) std::rethrow_exception(batch.failure);
         if (batch.cancelled) throw Cancelled{};
     }
 
@@ -335,9 +329,8 @@ Counters Executor::counters() const {
 }
 
 Executed Executor::execute(const std::vector<std::string>& paths, const std::vector<Query>& queries,
-                           bool reverse, const std::vector<Preset>& presets, const Poll& poll) {
+                           const std::vector<Preset>& presets, const Poll& poll) {
     Batch batch(paths, Compare::Bag, queries.size());
-    batch.reverse = reverse;
     Executed executed;
     executed.of_query.reserve(queries.size());
     for (const Query& query : queries) {

@@ -3,9 +3,10 @@
 // Scheduling. The distinct queries of a batch are sorted by database and lie in one list, from
 // which threads take runs that shrink towards the end (remaining / (4 x threads), at most 32): a
 // thread mostly stays on one database, whose connection is warm, and at the end no thread waits
-// for another's run. A popular database is split over all threads; a slow query holds back at most
-// the run it is in. Batches of several callers share the pool: threads that find nothing left in
-// the oldest batch go on with the next, so a slow last query does not idle the others.
+// for another's run. A popular database is split over all threads; a thread whose run takes long
+// gives the rest of it back, so that slow queries side by side do not wait for one another. Batches
+// of several callers share the pool: threads that find nothing left in the oldest batch go on with
+// the next, so a slow last query does not idle the others.
 //
 // Each thread owns its connections, at most `connections_per_thread` of them, the least recently
 // used closed first, so that ten thousand databases need few file handles.
@@ -90,7 +91,7 @@ struct RunningQuery {
 
 class Executor {
   public:
-    // Asked about twenty times a second from the calling thread with the number of distinct queries
+    // Asked about 25 times a second from the calling thread with the number of distinct queries
     // done and to do; false stops the batch.
     using Poll = std::function<bool(int64_t done, int64_t total)>;
 
@@ -101,10 +102,9 @@ class Executor {
     Executor(const Executor&) = delete;
     Executor& operator=(const Executor&) = delete;
 
-    // Callable from several threads at once. `reverse` visits tables backwards wherever the query
-    // leaves the order open (needs SQLite 3.46; older libraries give a database error).
+    // Callable from several threads at once.
     Executed execute(const std::vector<std::string>& paths, const std::vector<Query>& queries,
-                     bool reverse, const std::vector<Preset>& presets, const Poll& poll);
+                     const std::vector<Preset>& presets, const Poll& poll);
     Verified verify(const std::vector<std::string>& paths, const std::vector<Item>& items,
                     Compare compare, const std::vector<Preset>& presets, const Poll& poll);
     Outcome rows(const std::string& path, std::string_view sql, Table& table, const Poll& poll);

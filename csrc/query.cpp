@@ -192,6 +192,7 @@ class Execution {
         }
         Statement statement = compile(sql_);
         if (statement == nullptr) return;
+        result_.reads_clock = connection_.uses.clock;
         const int columns = sqlite3_column_count(statement.get());
         SortKeys keys;
         if (wanted_.as_gold) {
@@ -266,20 +267,20 @@ class Execution {
             case SQLITE_NULL:
                 encoder.null();
                 if (keep) result_.cells.push_back(cell_null());
-                bytes_ += 1;
+                if (!as_key) bytes_ += 1;
                 return;
             case SQLITE_INTEGER: {
                 const int64_t number = sqlite3_column_int64(statement, column);
                 encoder.integer(number);
                 if (keep) result_.cells.push_back(cell_integer(number));
-                bytes_ += 8;
+                if (!as_key) bytes_ += 8;
                 break;
             }
             case SQLITE_FLOAT: {
                 const double number = sqlite3_column_double(statement, column);
                 encoder.real(number);
                 if (keep) result_.cells.push_back(cell_real(number));
-                bytes_ += 8;
+                if (!as_key) bytes_ += 8;
                 break;
             }
             case SQLITE_TEXT: {
@@ -292,7 +293,7 @@ class Execution {
                     result_.cells.push_back(
                         cell_text(text, static_cast<size_t>(size), wanted_.spider));
                 }
-                bytes_ += size;
+                if (!as_key) bytes_ += size;
                 break;
             }
             default: {
@@ -301,7 +302,7 @@ class Execution {
                 if (blob == nullptr && size > 0) throw std::bad_alloc();
                 encoder.blob(blob, static_cast<size_t>(size));
                 if (keep) result_.cells.push_back(cell_blob(blob, static_cast<size_t>(size)));
-                bytes_ += size;
+                if (!as_key) bytes_ += size;
                 break;
             }
         }
@@ -359,6 +360,7 @@ class Execution {
             if (wanted_.table != nullptr) {
                 auto& values = wanted_.table->rows.emplace_back();
                 for (int c = 0; c < columns; ++c) values.push_back(value(statement, c));
+                bytes_ += columns * static_cast<int64_t>(sizeof(Value));
             }
             if (result_.ordered) {
                 key.clear();

@@ -21,6 +21,7 @@ struct TieGroup {
 
 struct Result {
     Outcome outcome;
+    bool reads_clock = false;      // may differ from one moment to the next
     bool ordered = false;          // gold with an outermost ORDER BY that ran
     std::vector<TieGroup> groups;  // of an ordered gold, in its order
     std::vector<Digest> cells;     // every value, row by row; empty unless `Wanted::cells`

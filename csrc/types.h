@@ -18,7 +18,7 @@ struct Limits {
     int64_t temp_bytes;   // temporary storage of sorts and materialised sub-queries, in memory
 };
 
-// Numbers are shared with spftcore/verify.py.
+// Numbers are shared with spftcore/verify/outcomes.py.
 enum class Status : uint8_t {
     Ok = 0,
     Empty,
@@ -47,7 +47,7 @@ enum class Compare : uint8_t { Bag = 0, Spider, Bird, SoftF1 };
 
 enum class Verdict : uint8_t { Wrong = 0, Right = 1, Unjudged = 2 };
 
-// Why a verdict is what it is; spftcore/verify.py words it.
+// Why a verdict is what it is; spftcore/verify/results.py words it.
 enum class Reason : uint8_t {
     SameResult = 0,
     GoldDidNotRun,

@@ -28,7 +28,13 @@ from spftcore.errors import SpftError, UsageError, explain
 
 # Settings that may differ when a run is continued: it may have been moved, and a machine short of
 # memory may need fewer workers (whose number of threads can change the last bits of a sum).
-_FREE_ON_RESUME = {"run.directory", "run.name", "run.workers"}
+_FREE_ON_RESUME = {
+    "run.directory",
+    "run.name",
+    "run.workers",
+    "training.save_seconds",
+    "training.save_steps",
+}
 
 
 def parser() -> OptionParser:

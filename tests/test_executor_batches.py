@@ -173,6 +173,28 @@ def test_slow_steps_between_two_callbacks_end_at_the_deadline(database: Path) ->
         assert executor.execute([(database, sql)])[0].status is Status.TIME_BUDGET
 
 
+def test_slow_queries_side_by_side_are_shared_out(database: Path) -> None:
+    slow = (
+        "WITH RECURSIVE c(x) AS (SELECT {} UNION ALL SELECT x + 1 FROM c LIMIT 400000) "
+        "SELECT count(*) FROM c"
+    )
+    stuck: list[int] = []
+
+    def until_only_the_endless_is_left(done: int, total: int) -> None:
+        stuck.append(done)
+        if done == total - 1:
+            raise InterruptedError
+
+    # The endless one is the second of a run: the slow ones behind it must not wait for it.
+    queries = [(database, slow.format(1)), (database, ENDLESS)]
+    queries += [(database, slow.format(i)) for i in range(2, 40)]
+    with (
+        Executor(threads=2, limits=PATIENT) as executor,
+        pytest.raises(InterruptedError),
+    ):
+        executor.execute(queries, progress=until_only_the_endless_is_left)
+
+
 # Streams
 
 
@@ -190,7 +212,9 @@ def test_a_stream_judges_as_a_batch_does(database: Path) -> None:
             assert [[j.verdict for j in row] for row in streamed] == whole
         assert list(executor.stream([])) == []
         with pytest.raises(UsageError, match="chunk"):
-            next(executor.stream([], chunk=0))
+            executor.stream([], chunk=0)
+        with pytest.raises(UsageError, match="Unknown comparison"):
+            executor.stream([], "exact")  # type: ignore[arg-type]
 
 
 def test_a_stream_reads_no_further_than_it_must(database: Path) -> None:
@@ -230,20 +254,6 @@ def test_an_error_in_the_source_of_a_stream_is_raised(database: Path) -> None:
 
     with Executor(threads=1) as executor, pytest.raises(ValueError, match="line 2"):
         list(executor.stream(source(), chunk=1))
-
-
-# Order of visits
-
-
-def test_reverse_shows_a_result_that_hangs_on_the_order_of_visits(database: Path) -> None:
-    queries = [(database, "SELECT a FROM t LIMIT 1"), (database, "SELECT max(a) FROM t")]
-    with Executor(threads=2) as executor:
-        there = executor.execute(queries)
-        back = executor.execute(queries, reverse=True)
-        again = executor.execute(queries)
-    assert there[0].fingerprint != back[0].fingerprint
-    assert there[1].fingerprint == back[1].fingerprint
-    assert there.fingerprint.tolist() == again.fingerprint.tolist()
 
 
 # Families
@@ -287,6 +297,70 @@ def test_a_family_that_is_not_there_is_an_error_with_the_remedy(
         pytest.raises(SpftError, match=r"spftcore\.verify\.families"),
     ):
         executor.verify(item, on="family")
+
+
+def test_a_variant_that_is_gone_leaves_the_pair_unjudged(database: Path, families: Path) -> None:
+    gold = "SELECT b FROM t WHERE a > 2"
+    with Executor(threads=1, families=families) as executor:
+        assert executor.verify([(database, gold, [gold])], on="family").right.all()
+        for variant in (families / "shop").glob("*.sqlite"):
+            variant.write_bytes(b"")
+        verdicts = executor.verify([(database, gold, [gold])], on="family")
+    assert verdicts.verdict.tolist() == [Verdict.UNJUDGED]
+
+
+# What is given and what is kept
+
+
+def test_items_may_come_from_a_generator(database: Path) -> None:
+    with Executor(threads=1) as executor:
+        verdicts = executor.verify((database, "SELECT 1", ["SELECT 1"]) for _ in range(3))
+    assert len(verdicts) == 3
+
+
+def test_a_gold_that_may_read_the_clock_is_not_kept(database: Path) -> None:
+    with Executor(threads=1) as executor:
+        for gold in ("SELECT datetime('now')", "SELECT current_time", "SELECT date('2020-01-01')"):
+            executor.verify([(database, gold, ["SELECT 1"])])
+        assert executor.counters["gold_entries"] == 0
+        executor.verify([(database, "SELECT 2", ["SELECT 1"])])
+        assert executor.counters["gold_entries"] == 1
+
+
+def test_sort_keys_of_a_gold_do_not_count_as_its_result(database: Path) -> None:
+    gold = "SELECT a FROM t ORDER BY replace(hex(zeroblob(4000)), '0', 'x') || a"
+    with Executor(threads=1, limits=Limits(bytes=5000)) as executor:
+        assert executor.verify([(database, gold, [gold])]).right.all()
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_no_limit_of_seconds_is_no_limit(database: Path, seconds: float) -> None:
+    with Executor(threads=1, limits=Limits(seconds=seconds)) as executor:
+        assert executor.execute([(database, "SELECT a FROM t")])[0].ran
+
+
+@pytest.mark.parametrize("bad", [{"rows": 1e5}, {"steps": 10**20}, {"bytes": 0}])
+def test_limits_out_of_range_are_usage_errors(bad: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=next(iter(bad))):
+        Limits(**bad)
+
+
+def test_a_daemon_thread_in_a_batch_does_not_hinder_the_end_of_python(database: Path) -> None:
+    code = textwrap.dedent(
+        f"""
+        import threading, time
+        from spftcore.verify import Executor, Limits
+        executor = Executor(threads=1, limits=Limits(steps=1 << 60, seconds=600))
+        work = lambda: executor.execute([({str(database)!r}, {ENDLESS!r})])
+        threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.2)
+        print("end", flush=True)
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
 # Many databases

@@ -160,12 +160,11 @@ def test_outcomes_are_those_of_threads(shared: Executor, folder: Path) -> None:
     queries = [(folder / f"d{i % 3}.sqlite", CANDIDATES[i % 11]) for i in range(700)]
     queries.append((folder / "text.sqlite", "SELECT 1"))
     with Executor(threads=1, limits=Limits(steps=200_000)) as threads:
-        for reverse in (False, True):
-            expected = threads.execute(queries, reverse=reverse)
-            found = shared.execute(queries, reverse=reverse)
-            assert list(map(untimed, found)) == list(map(untimed, expected))
-            for name in ("status", "rows", "columns", "steps", "all_null", "fingerprint"):
-                assert getattr(found, name).dtype == getattr(expected, name).dtype
+        expected = threads.execute(queries)
+        found = shared.execute(queries)
+        assert list(map(untimed, found)) == list(map(untimed, expected))
+        for name in ("status", "rows", "columns", "steps", "all_null", "fingerprint"):
+            assert getattr(found, name).dtype == getattr(expected, name).dtype
 
 
 def test_rows_are_those_of_threads(shared: Executor, folder: Path) -> None:
@@ -488,7 +487,7 @@ def honest_answers(folder: Path) -> tuple[bytes, bytes]:
     sqls = ("SELECT 1", "SELEC", "SELECT name FROM singer")
     with Executor(threads=1) as threads:
         native = threads._native
-        executed = native.execute([(database, sql) for sql in sqls], False, (), None)
+        executed = native.execute([(database, sql) for sql in sqls], (), None)
         items = [(database, sqls[0], sqls[:2]), (database, sqls[2], [])]
         verified = native.verify(items, 0, (), None)
         counters = native.counters()

@@ -91,7 +91,6 @@ UNSTABLE = {
     # Ben and Cy both have the 7 points that are the least above 5.
     "select name, min(points) from player where points > 5": "bare column",
     "select group_concat(name) from player": "group_concat",
-    "select team, json_group_array(name) from player group by team": "group_concat",
     "select group_concat(name) from (select name from player order by points)": "group_concat",
     "select name, row_number() over (order by points) from player": "window",
     "select name, lag(name) over (order by points) from player": "window",

@@ -42,13 +42,14 @@ constexpr const char* kSchema =
 const Executor::Poll kGoOn = [](int64_t, int64_t) { return true; };
 
 Outcome run_one(Executor& executor, const std::string& path, const std::string& sql) {
-    const Executed executed = executor.execute({path}, {{0, sql}}, false, {}, kGoOn);
+    const Executed executed = executor.execute({path}, {{0, sql}}, {}, kGoOn);
     return executed.outcomes[executed.of_query[0]];
 }
 
 Verdict judge(Executor& executor, const std::string& path, const std::string& gold,
               const std::string& candidate) {
-    const Verified verified = executor.verify({path}, {{0, gold, {candidate}}}, Compare::Bag, {}, kGoOn);
+    const Verified verified =
+        executor.verify({path}, {{0, gold, {candidate}}}, Compare::Bag, {}, kGoOn);
     return verified.judged[0].judgement.verdict;
 }
 
@@ -184,7 +185,7 @@ TEST(few_connections_serve_many_databases) {
         for (int k = 0; k < 3; ++k) queries.push_back({i, k == 0 ? "SELECT 1" : "SELECT a FROM t"});
     }
     Executor executor(3, kLimits, 2, 0);
-    const Executed executed = executor.execute(paths, queries, false, {}, kGoOn);
+    const Executed executed = executor.execute(paths, queries, {}, kGoOn);
     for (const uint32_t i : executed.of_query) {
         CHECK_EQUAL(name_of(executed.outcomes[i].status), name_of(Status::Ok));
     }
@@ -202,7 +203,7 @@ TEST(a_batch_can_be_cancelled_and_the_pool_goes_on) {
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c";
     bool cancelled = false;
     try {
-        executor.execute({db.path}, {{0, endless}, {0, "SELECT 1"}}, false, {},
+        executor.execute({db.path}, {{0, endless}, {0, "SELECT 1"}}, {},
                          [](int64_t, int64_t) { return false; });
     } catch (const Cancelled&) {
         cancelled = true;

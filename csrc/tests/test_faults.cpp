@@ -115,7 +115,7 @@ void check_unharmed(const Outcome& outcome, const Outcome& expected, const std::
 const Executor::Poll kGoOn = [](int64_t, int64_t) { return true; };
 
 Outcome execute(Executor& executor, const std::string& path, const std::string& sql) {
-    const Executed executed = executor.execute({path}, {{0, sql}}, false, {}, kGoOn);
+    const Executed executed = executor.execute({path}, {{0, sql}}, {}, kGoOn);
     return executed.outcomes[executed.of_query[0]];
 }
 
@@ -207,7 +207,7 @@ TEST(a_corrupt_or_cut_file_ends_in_a_status) {
         file.write(damaged);
         std::vector<Query> queries;
         for (const std::string& sql : kQueries) queries.push_back({0, sql});
-        const Executed executed = executor.execute({file.path}, queries, false, {}, kGoOn);
+        const Executed executed = executor.execute({file.path}, queries, {}, kGoOn);
         CHECK_EQUAL(executed.outcomes.size(), kQueries.size());
         for (const Outcome& outcome : executed.outcomes) {
             CHECK(ran(outcome.status) || !outcome.message.empty());

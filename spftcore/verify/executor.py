@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,9 @@ Isolation = Literal["thread", "process"]
 # Called about 25 times a second with the distinct queries done and to do.
 Progress = Callable[[int, int], None]
 
+# Three years: as good as no limit, and still a number of nanoseconds.
+_NEVER_SECONDS = 1e8
+
 # By the numbers of `Compare` in csrc/types.h.
 _COMPARISONS = ("bag", "spider", "bird", "soft_f1")
 
@@ -44,7 +48,8 @@ class Executor:
     Args:
         threads: size of the pool; 0 for one per core this process may use.
         limits: bounds on each query.
-        connections_per_thread: open databases each thread keeps.
+        connections_per_thread: open databases each thread keeps, fewer where the process may not
+            hold so many files open.
         gold_cache_bytes: memory for results of golds across batches; 0 keeps none.
         families: folder with the test suites, `<database id>/*.sqlite`, for `on="family"`.
         isolation: `thread` runs queries in this process; `process` in as many worker processes,
@@ -91,17 +96,16 @@ class Executor:
         self.limits = limits
         self._process = os.getpid()
         self._families = None if families is None else Path(families)
-        self._members: dict[tuple[str, str], list[Path]] = {}
         workers = threads or _usable_cores()
         arguments: dict[str, Any] = {
             "steps": limits.steps,
-            "seconds": limits.seconds,
+            "seconds": min(limits.seconds, _NEVER_SECONDS),
             "rows": limits.rows,
             "bytes": limits.bytes,
             "value_bytes": limits.value_bytes,
             "sql_bytes": limits.sql_bytes,
             "temp_bytes": limits.temp_bytes,
-            "connections_per_thread": connections_per_thread,
+            "connections_per_thread": _within_file_handles(connections_per_thread, workers),
             "gold_cache_bytes": gold_cache_bytes,
         }
         self._native: Any
@@ -132,26 +136,23 @@ class Executor:
         self,
         queries: Sequence[tuple[str | Path, str]],
         *,
-        reverse: bool = False,
         progress: Progress | None = None,
     ) -> Outcomes:
         """Runs each (database file, SQL) and returns its outcome, in the order given.
 
         Args:
             queries: what to run.
-            reverse: visit tables backwards wherever a query leaves the order open, to see whether
-                its result hangs on that.
             progress: called now and then; what it raises stops the batch.
 
         Raises:
             KeyboardInterrupt: Ctrl-C; the batch is stopped, the executor stays usable.
         """
-        distinct, of_query = self._usable().execute(queries, reverse, (), progress)
+        distinct, of_query = self._usable().execute(queries, (), progress)
         return Outcomes(distinct, of_query)
 
     def verify(
         self,
-        items: Sequence[Item],
+        items: Iterable[Item],
         compare: Compare = "bag",
         *,
         on: Literal["file", "family"] = "file",
@@ -180,6 +181,7 @@ class Executor:
             raise UsageError(
                 f"Unknown comparison {compare!r}; there are {', '.join(_COMPARISONS)}."
             )
+        items = list(items)
         if on == "family":
             databases = [self._family(database, gold) for database, gold, _ in items]
         else:
@@ -201,12 +203,9 @@ class Executor:
                 'on="family" needs the folder of the families: Executor(families=DIR). '
                 "`python -m spftcore.verify.families` makes one."
             )
-        key = (os.fspath(database), gold)
-        if key not in self._members:
-            from spftcore.verify.families import family_of  # it is built on this module
+        from spftcore.verify.families import family_of  # it is built on this module
 
-            self._members[key] = family_of(self._families, Path(key[0]), gold)
-        return (database, *self._members[key])
+        return (database, *family_of(self._families, Path(os.fspath(database)), gold))
 
     def stream(
         self,
@@ -218,17 +217,25 @@ class Executor:
     ) -> Iterator[list[Judgement]]:
         """Judges more items than fit in memory, one list of judgements each, in order.
 
-        Two chunks are in the pool while a third is being read, so that the last slow query of one
-        does not idle the threads. Closing the iterator stops what is under way.
+        Two chunks are in the pool at a time, so that the last slow query of one does not idle the
+        threads, and a third is being handed out. Closing the iterator stops what is under way.
 
         Args:
             items: read as they are needed.
             compare, on: as for `verify`.
             chunk: items in one batch.
+
+        Raises:
+            UsageError: as for `verify`, or `chunk` is below 1.
         """
         if chunk < 1:
             raise UsageError(f"chunk must be at least 1, not {chunk}.")
-        source = iter(items)
+        self.verify((), compare, on=on)  # complains now, not at the first item
+        return self._stream(iter(items), compare, on, chunk)
+
+    def _stream(
+        self, source: Iterator[Item], compare: Compare, on: Literal["file", "family"], chunk: int
+    ) -> Iterator[list[Judgement]]:
         stopped = False
 
         def go_on(done: int, total: int) -> None:
@@ -237,15 +244,17 @@ class Executor:
 
         pool = ThreadPoolExecutor(2)
         under_way: deque[Future[Verdicts]] = deque()
+
+        def refill() -> None:
+            while len(under_way) < 2 and (batch := list(itertools.islice(source, chunk))):
+                under_way.append(pool.submit(self.verify, batch, compare, on=on, progress=go_on))
+
         try:
-            while True:
-                while len(under_way) < 2 and (batch := list(itertools.islice(source, chunk))):
-                    under_way.append(
-                        pool.submit(self.verify, batch, compare, on=on, progress=go_on)
-                    )
-                if not under_way:
-                    return
-                yield from under_way.popleft().result()
+            refill()
+            while under_way:
+                judged = under_way.popleft().result()
+                refill()
+                yield from judged
         finally:
             stopped = True
             pool.shutdown(cancel_futures=True)
@@ -302,6 +311,14 @@ class Executor:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _within_file_handles(connections: int, threads: int) -> int:
+    """Connections per thread for which there are file handles, with some left for the caller."""
+    handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if handles == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, (handles - handles // 4) // threads))
 
 
 def _usable_cores() -> int:

@@ -78,7 +78,6 @@ class ProcessPool:
     def execute(
         self,
         queries: Sequence[Any],
-        reverse: bool,
         presets: Sequence[Preset],
         poll: Poll | None,
     ) -> tuple[Columns, NDArray[np.uint32]]:
@@ -90,7 +89,7 @@ class ProcessPool:
             pair = _fields(query, 2, "a query must be (database, sql)")
             key = (paths[pair[0]], _text(pair[1]))
             index[number] = distinct.setdefault(key, len(distinct))
-        batch = self._run("execute", int(reverse), list(distinct), presets, poll)
+        batch = self._run("execute", 0, list(distinct), presets, poll)
         self._keepers.count_duplicates(len(queries) - len(distinct))
         return merge_executed(batch), index
 

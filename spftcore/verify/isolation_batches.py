@@ -28,7 +28,7 @@ Preset = tuple[bytes, int, str]  # digest, status, message
 Kind = Literal["execute", "verify", "rows"]
 
 # A round trip costs some 0.3 ms: as long as ten to thirty short queries.
-_CHUNK_QUERIES = 256
+_CHUNK_QUERIES = 64
 _CHUNK_CHARACTERS = 4 << 20
 _LARGEST_ROWS_ANSWER = 2 << 30
 
@@ -55,7 +55,7 @@ class Batch:
 
     Args:
         kind: `execute`, `verify` or `rows`.
-        argument: `reverse` of `execute`, the number of the comparison of `verify`.
+        argument: the number of the comparison of `verify`; 0 for the others.
         units: (database, sql) or (database, gold, candidates), with paths as bytes.
         presets: queries settled beforehand.
         workers: how many share it.

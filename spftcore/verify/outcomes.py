@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from spftcore.errors import UsageError
 
@@ -33,11 +33,12 @@ class Limits:
     temp_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
-        for name in ("steps", "seconds", "rows", "bytes", "value_bytes", "sql_bytes"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"Limits.{name} must be above 0, not {getattr(self, name)}.")
-        if self.temp_bytes < 0:
-            raise UsageError(f"Limits.temp_bytes must not be negative, not {self.temp_bytes}.")
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if name != "seconds" and not (isinstance(value, int) and value < 1 << 63):
+                raise UsageError(f"Limits.{name} must be a whole number below 2^63, not {value!r}.")
+            if not (value > 0 or (name == "temp_bytes" and value == 0)):
+                raise UsageError(f"Limits.{name} must be above 0, not {value}.")
 
 
 DEFAULT_LIMITS = Limits()

@@ -164,7 +164,7 @@ class Verdicts(Sequence[list[Judgement]]):
                     both_empty=bool(self.both_empty[k]),
                     reason=_REASONS[self._reason[k]].format(gold=gold, candidate=candidate),
                     score=float(self.score[k]),
-                    database=os.fspath(self._databases[item][self._member[k]]),
+                    database=os.fsdecode(self._databases[item][self._member[k]]),
                 )
             )
         return judgements
@@ -188,9 +188,9 @@ def _deciding(
     """The judgement that decides for each candidate, of those on the files of its item's family.
 
     An item on m files was judged as m items in a row. The first file that says WRONG decides;
-    without one, the original (the first file) decides when it is unjudged, then any file whose
-    gold ran and whose candidate is undecided; else the original's RIGHT stands. A variant on which
-    the gold itself does not run says nothing.
+    without one, the original (the first file) decides when it is unjudged, then any file that
+    cannot be read, or whose gold ran and whose candidate is undecided; else the original's RIGHT
+    stands. A variant on which the gold itself does not run says nothing.
 
     Returns:
         The columns with one row per candidate and `gold` per candidate, and the deciding file.
@@ -207,7 +207,8 @@ def _deciding(
     counts = per_file[first[:-1]]
     picks = np.empty(int(counts.sum()), np.int64)
     member = np.empty_like(picks)
-    gold_ran = columns["outcomes"]["status"][gold] <= Status.EMPTY
+    status = columns["outcomes"]["status"][gold]
+    telling = (status <= Status.EMPTY) | (status >= Status.DATABASE_ERROR)
     new_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     for item, m in enumerate(members):
         begin, end = offsets[first[item]], offsets[first[item + 1]]
@@ -216,7 +217,7 @@ def _deciding(
         # Rank: a WRONG, an unjudged original, an undecided candidate, the original, the rest.
         rank = np.full(verdict.shape, 4)
         rank[0] = 3
-        rank[(verdict == Verdict.UNJUDGED) & gold_ran[rows]] = 2
+        rank[(verdict == Verdict.UNJUDGED) & telling[rows]] = 2
         rank[0, verdict[0] == Verdict.UNJUDGED] = 1
         rank[verdict == Verdict.WRONG] = 0
         chosen = rank.argmin(axis=0)

@@ -16,7 +16,7 @@ def clock_readings(structure: Structure) -> Iterator[tuple[int, int, str]]:
     """(start, end, replacement) of each reading of the clock; `{}` stands for the instant."""
     tokens = structure.tokens
     for i, token in enumerate(tokens):
-        if token.kind == "string" and token.text.lower() == "'now'":
+        if token.kind in ("string", "quoted") and token.text.lower() in ("'now'", '"now"'):
             yield token.start, token.end, "'{}'"
         elif token.plain in _CLOCK_WORDS and token.kind == "name":
             yield token.start, token.end, f"{_CLOCK_WORDS[token.plain]}('{{}}')"

@@ -73,7 +73,7 @@ def main(settings: dict[str, Any]) -> None:
                 verified = executor.verify(units, argument, presets, poll)
                 answer = encode_verified(verified, executor.counters())
             elif kind == "execute":
-                executed = executor.execute(units, argument, presets, poll)
+                executed = executor.execute(units, presets, poll)
                 answer = encode_executed(executed, executor.counters())
             else:
                 answer = encode_rows(executor.rows(*units[0]), executor.counters())
