@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,10 @@ import torch
 from spftcore.config import Config, ModelConfig
 from spftcore.databases import Catalogue
 from spftcore.models import LanguageModel, build_tiny, load
+
+# A shell's background job ignores Ctrl-C, and so would the tests of it and what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CPU = torch.device("cpu")
 
