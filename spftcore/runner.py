@@ -252,12 +252,13 @@ def _stop_workers(processes: list[Any], console: Console) -> None:
 
 
 def _submit(pool: ProcessPoolExecutor, name: str) -> Future[None]:
-    # A worker that is started here inherits that Ctrl-C is the parent's business.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker that is started here inherits that Ctrl-C is the parent's business. Blocked, not ignored:
+    # one that arrives meanwhile is delivered afterwards.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(_run_stage, name)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _raise_failure(future: Future[None], stage: Stage) -> None:
