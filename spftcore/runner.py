@@ -252,8 +252,8 @@ def _stop_workers(processes: list[Any], console: Console) -> None:
 
 
 def _submit(pool: ProcessPoolExecutor, name: str) -> Future[None]:
-    # A worker that is started here inherits that Ctrl-C is the parent's business. Blocked, not ignored:
-    # one that arrives meanwhile is delivered afterwards.
+    # A worker that is started here inherits that Ctrl-C is the parent's business. Blocked, not
+    # ignored: one that arrives meanwhile is delivered afterwards.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(_run_stage, name)
