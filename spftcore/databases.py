@@ -19,6 +19,7 @@ from spftcore.database_files import database_files
 from spftcore.errors import SpftError
 
 Kind = Literal["number", "text", "date", "boolean", "other"]
+KeyOrigin = Literal["declared", "described", "proposed"]
 
 SAMPLE_ROWS = 10_000  # rows of a table looked at for kinds and examples: enough, and bounded
 EXAMPLES = 3
@@ -33,6 +34,8 @@ class Column:
 
     `kind` is the declared type where the stored values agree with it, otherwise the kind the
     values have. `examples` holds up to three of the most frequent values of a bounded sample.
+    `comment` is what the schema says about the column in words. A `sensitive` column stays out of
+    prompts and synthesis.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Column:
     not_null: bool
     examples: tuple[str | int | float, ...]
     natural_name: str
+    comment: str = ""
+    sensitive: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,16 @@ class Table:
 class ForeignKey:
     """`table.column` refers to `ref_table.ref_column`.
 
-    `declared` is False when only a `tables.json` says so. Columns of one composite key share
-    `constraint` (unique within a database).
+    `origin` says who knows of it: the file itself (declared), a `tables.json` (described), or
+    names and values that agree (proposed). Columns of one composite key share `constraint`
+    (unique within a database).
     """
 
     table: str
     column: str
     ref_table: str
     ref_column: str
-    declared: bool
+    origin: KeyOrigin
     constraint: int = -1
 
 
@@ -434,7 +440,8 @@ def _declared_keys(connection: apsw.Connection, database: Database) -> list[Fore
                 continue
             seen.add((table.name, tuple(columns)))
             for source, ref_table, target in columns:
-                keys.append(ForeignKey(table.name, source, ref_table, target, True, constraint))
+                key = ForeignKey(table.name, source, ref_table, target, "declared", constraint)
+                keys.append(key)
             constraint += 1
     return keys
 
@@ -479,7 +486,7 @@ def _add_described(
             )
         except (IndexError, KeyError, TypeError):
             continue  # the official file names tables and columns that some databases lack
-        key = ForeignKey(left, left_column, right, right_column, False, constraint)
+        key = ForeignKey(left, left_column, right, right_column, "described", constraint)
         if (left, left_column) != (right, right_column) and _link(key) not in links:
             links.add(_link(key))
             result.append(key)

@@ -54,7 +54,7 @@ def test_each_database_has_4_to_6_linked_tables_with_rows(demo: Catalogue) -> No
         linked = {key.table for key in database.foreign_keys}
         linked |= {key.ref_table for key in database.foreign_keys}
         assert linked == {table.name for table in database.tables}
-        assert all(key.declared for key in database.foreign_keys)
+        assert all(key.origin == "declared" for key in database.foreign_keys)
         assert sum(table.rows for table in database.tables) > 500
 
 

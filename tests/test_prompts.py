@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from spftcore.config import PromptConfig
 from spftcore.databases import Catalogue
-from spftcore.prompts import PromptRenderer, mask_literals, parse_sql, unmask_question
+from spftcore.prompts import PromptRenderer, parse_sql
+from spftcore.synthesis.placeholders import mask_literals, unmask_question
 from spftcore.synthesis.sql_text import spoken
 
 

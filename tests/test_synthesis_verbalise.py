@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from spftcore.databases import Catalogue, Database
-from spftcore.prompts import mask_literals, spoken
 from spftcore.synthesis import TemplatePool, extract, synthesize_sql
+from spftcore.synthesis.placeholders import mask_literals
+from spftcore.synthesis.sql_text import spoken
 from spftcore.synthesis.verbalise import verbalise
 from spftcore.synthesis.wording import article, plural, singular
 from spftcore.verify import Executor

@@ -16,11 +16,11 @@ from spftcore import models
 from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair, question_key
-from spftcore.prompts import mask_literals, unmask_question
 from spftcore.stages.context import RunContext
 from spftcore.store import StageWriter
 from spftcore.synthesis import SynthesizedSQL, TemplatePool, canonical, synthesize_sql
 from spftcore.synthesis.mentions import Mentions
+from spftcore.synthesis.placeholders import mask_literals, unmask_question
 from spftcore.synthesis.verbalise import verbalise
 from spftcore.training.groups import TokenSequence
 from spftcore.training.objectives import Supervised
