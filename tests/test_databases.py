@@ -63,7 +63,7 @@ def test_schema_is_read_with_keys_kinds_and_examples(tmp_path: Path) -> None:
         "paid": "boolean",
         "note": "number",  # declared nothing
     }
-    assert shop.foreign_keys == (ForeignKey("order", "customer_id", "customer", "id", True, 0),)
+    assert shop.foreign_keys == (ForeignKey("order", "customer_id", "customer", "id", "declared", 0),)
     assert shop.is_foreign_key("ORDER", "Customer_Id")
 
 
@@ -90,7 +90,7 @@ def test_tables_json_adds_foreign_keys_and_names(tmp_path: Path) -> None:
     }
     (tmp_path / "tables.json").write_text(json.dumps([record]))
     database = Catalogue.open(tmp_path / "database")["s"]
-    assert database.foreign_keys == (ForeignKey("B", "Aid", "A", "Id", False, 0),)
+    assert database.foreign_keys == (ForeignKey("B", "Aid", "A", "Id", "described", 0),)
     assert database.table("a").natural_name == "apple"
     assert database.column("b", "X").natural_name == "mark"
 
