@@ -9,17 +9,22 @@ from typing import NamedTuple
 
 from spftcore.linking.look_up import Entry, LookUp
 from spftcore.linking.names import Mention
-from spftcore.linking.words import STOP_WORDS, Token, fold
+from spftcore.linking.words import STOP_WORDS, Token, fold, stem
 
 FAR = 99  # tokens between a value and its column's name where the name is not there
 _YES = frozenset(("yes", "y", "true", "t", "1"))
 _NOT = frozenset(("not", "no", "t", "without", "never", "neither", "nor", "non"))
 
+_PATTERN = frozenset(
+    stem(word) for word in "contain include start begin end like substring letter word".split()
+)
+
 FEATURES = (
     "whole", "run", "covered", "spelled alike", "but for case", "other words", "quoted", "capital",
     "small words", "digits", "schema word", "letters", "several words", "column named",
     "table named", "column near", "table near", "key", "columns that hold it", "one letter",
-    "inside a longer one", "lower case", "flag", "flag as said", "column words missing",
+    "inside a longer one", "lower case", "flag", "flag as said", "column not named",
+    "small words in other case", "part of a pattern", "number",
 )  # fmt: skip
 
 
@@ -92,24 +97,25 @@ def features(entry: Entry, at: Place, around: Surroundings) -> tuple[float, ...]
     """The features of one value, in the order of FEATURES."""
     span = around.asked[at.start : at.end]
     surface = around.text[span[0].start : span[-1].end]
-    alike = fold(surface) == fold(entry.value)
+    value = str(entry.value)
+    alike = fold(surface) == fold(value)
     small = all(token.text.lower() in STOP_WORDS for token in span)
     column = around.column
     outside = [p for p in column.positions if not at.start <= p < at.end]
     flag = around.is_flag and at.run == 0
-    yes = entry.value.lower() in _YES
+    yes = value.lower() in _YES
     denied = any(token.text.lower() in _NOT for token in around.asked)
     letters = sum(len(token.stem) for token in span)
     return (
         float(at.run == 1.0),
         at.run,
         at.covered,
-        float(surface == entry.value),
+        float(surface == value),
         float(alike),
         float(at.edited),
         float(all(token.quoted for token in span)),
         float(all(token.capital for token in span) and at.start > 0),
-        float(small) + float(small and not alike),
+        float(small),
         float(all(token.text.isdigit() for token in span)),
         max(around.similarity[at.start : at.end]),
         math.log(letters),
@@ -120,12 +126,15 @@ def features(entry: Entry, at: Place, around: Surroundings) -> tuple[float, ...]
         _nearness(around.table.positions, at),
         float(around.is_key),
         math.log(around.spread),
-        float(len(entry.value) == 1) + float(len(entry.value) == 1 and letters == 1),
+        float(len(value) == 1) + float(len(value) == 1 and letters == 1),
         float(around.inside),
-        float(span[0].text.islower() and entry.value[:1].isupper()),
+        float(span[0].text.islower() and value[:1].isupper()),
         float(flag),
         float(flag and yes != denied),
         float(not outside),
+        float(small and surface != value),
+        float(at.run < 1.0 and any(token.stem in _PATTERN for token in around.asked)),
+        float(not isinstance(entry.value, str)),
     )
 
 

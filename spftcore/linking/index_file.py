@@ -27,16 +27,17 @@ FORMAT = 1  # of the file; another number is built anew
 LONGEST_VALUE = 100  # characters: longer texts are not named in questions
 ROWS_READ = 4_000_000  # of each table; bounds the time
 DISTINCT_VALUES = 2_000_000  # of each column; bounds the size
+DISTINCT_NUMBERS = 10_000  # a column of more is a measure, whose values no question names
 
 _SCHEMA = """
 create table entries (
-    id integer primary key, column integer not null, value text not null, key text not null);
+    id integer primary key, column integer not null, value not null, key text not null);
 create table aliases (key text, entry integer, primary key (key, entry)) without rowid;
 create virtual table texts using fts5 (
     key, content = '', detail = none, tokenize = "unicode61 remove_diacritics 0");
 """
 _FINISH = """
-insert into texts (rowid, key) select id, key from entries;
+insert into texts (rowid, key) select id, key from entries where typeof(value) = 'text';
 create index entries_by_key on entries (key);
 create virtual table temp.terms using fts5vocab (main, texts, row);
 create table vocabulary (length, word, entries, primary key (length, word)) without rowid;
@@ -46,13 +47,13 @@ create table backwards (length, word, primary key (length, word)) without rowid;
 
 
 def indexed_columns(database: Database) -> list[tuple[Table, Column]]:
-    """The columns whose values are linked: texts and dates of tables, none that is sensitive."""
+    """The columns whose values are linked: those of tables, none that is sensitive."""
     return [
         (table, column)
         for table in database.tables
         if not table.is_view
         for column in table.columns
-        if column.kind in ("text", "date", "boolean") and not column.sensitive
+        if column.kind != "other" and not column.sensitive
     ]
 
 
@@ -154,12 +155,23 @@ def _add_dates(index: apsw.Connection, column: int) -> None:
     )
 
 
-def _values(source: apsw.Connection, table: Table, column: Column) -> Iterator[tuple[str, str]]:
-    """The distinct texts of a column with their keys, in the order of the rows."""
+def _values(
+    source: apsw.Connection, table: Table, column: Column
+) -> Iterator[tuple[str | int | float, str]]:
+    """The distinct values of a column with their keys, texts in the order of the rows."""
     encoding = text_encoding(source)
     name, rows = quote_identifier(column.name), quote_identifier(table.name)
     if table.rows > ROWS_READ:
         rows = f"(select {name} from {rows} limit {ROWS_READ})"
+    if column.kind in ("number", "boolean"):
+        numbers = source.execute(
+            f"select distinct {name} from {rows} where typeof({name}) in ('integer', 'real')"
+            f" limit {DISTINCT_NUMBERS + 1}"
+        ).fetchall()
+        if len(numbers) <= DISTINCT_NUMBERS:
+            yield from ((number, _number_key(number)) for (number,) in numbers)
+        if column.kind == "number":
+            return
     found = source.execute(
         f"select distinct cast({name} as blob) from {rows}"
         f" where typeof({name}) = 'text' and length({name}) <= ? limit ?",
@@ -173,3 +185,8 @@ def _values(source: apsw.Connection, table: Table, column: Column) -> Iterator[t
         key = key_of(value)
         if key:
             yield value, key
+
+
+def _number_key(number: int | float) -> str:
+    whole = isinstance(number, float) and number.is_integer() and abs(number) < 1e15
+    return key_of(str(int(number) if whole else number))

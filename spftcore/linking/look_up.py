@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ READ = 2000  # entries ranked by FTS5 at most, over all words of a question
 SHORTEST_TYPO = 5  # letters of a word that is looked up with a typo
 NEIGHBOURS = 400  # words of the vocabulary compared with such a word at most
 ABBREVIATION = 3  # letters of the shortest beginning of a word that stands for it
+COMMON_NAME = 20  # entries: a word of the schema that more values hold tells of none of them
+_THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Entry:
 
     id: int
     column: int
-    value: str
+    value: str | int | float
     key: tuple[str, ...]
 
 
@@ -51,6 +54,8 @@ class LookUp:
         self._index = index
         self._asked = asked
         self._stems = [token.stem for token in asked]
+        self._text = text
+        self._similarity = similarity
         self.positions: dict[str, list[int]] = {}
         for position, stem in enumerate(self._stems):
             self.positions.setdefault(stem, []).append(position)
@@ -79,7 +84,8 @@ class LookUp:
 
     def entries(self) -> list[Entry]:
         """The entries that may be meant, each once, in the order of their ids."""
-        known = self._counts.keys() | self.corrected.keys()
+        digits = {stem for stem in self.positions if stem[0].isdigit()}  # FTS5 holds no numbers
+        known = self._counts.keys() | self.corrected.keys() | digits
         keys = [
             key for _, _, key in spans(self._stems) if all(word in known for word in key.split())
         ]
@@ -103,6 +109,9 @@ class LookUp:
                     # `us` and `in` are words of their own unless they are written in capitals.
                     if len(self._asked[start].text) > 2 or self._asked[start].text.isupper():
                         self.equivalents.setdefault(key, (start, end))
+        for match in _THOUSANDS.finditer(self._text):
+            span = self._tokens_in(*match.span())
+            self.equivalents.setdefault(match.group().replace(",", ""), span)
         for start in range(len(stems) - 1):
             self.equivalents.setdefault(stems[start] + stems[start + 1], (start, start + 2))
         for start, end in _capital_spans(self._asked):
@@ -155,8 +164,9 @@ class LookUp:
     def _with_rare_words(self) -> list[Entry]:
         """The entries that hold the question's rarest words, ranked by FTS5's bm25."""
         counts = {**self._counts, **self._entries_with(self.corrected)}
-        for token in self._asked:
-            if token.text.lower() in STOP_WORDS and not token.quoted:
+        for token, similarity in zip(self._asked, self._similarity, strict=True):
+            common = similarity == 1 and counts.get(token.stem, 0) > COMMON_NAME
+            if not token.quoted and (common or token.text.lower() in STOP_WORDS):
                 counts.pop(token.stem, None)
         terms, budget = [], READ
         for stem, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
@@ -207,7 +217,7 @@ def spans(stems: Sequence[str]) -> list[tuple[int, int, str]]:
     ]
 
 
-def _entry(identifier: int, column: int, value: str, key: str) -> Entry:
+def _entry(identifier: int, column: int, value: str | int | float, key: str) -> Entry:
     return Entry(identifier, column, value, tuple(key.split()))
 
 

@@ -26,7 +26,7 @@ class ValueMatch:
 
     table: str
     column: str
-    value: str
+    value: str | int | float
     score: float = 1.0
 
 
@@ -39,7 +39,7 @@ class Candidate(NamedTuple):
 
 
 class ValueIndex:
-    """The distinct text and date values of one database, looked up by a question's words.
+    """The distinct values of one database, looked up by a question's words.
 
     Args:
         database: its tables and columns; columns that are `sensitive` are left out.
@@ -78,7 +78,7 @@ class ValueIndex:
         keys = [key for _, _, key in spans([token.stem for token in tokens(question)])]
         by_words: dict[tuple[str, ...], list[Entry]] = {}
         for entry in sorted(with_keys(self._index, keys, 1000), key=lambda entry: entry.id):
-            if not entry.value.isdigit():
+            if isinstance(entry.value, str) and not entry.value.isdigit():
                 by_words.setdefault(tuple(words(entry.value)), []).append(entry)
         found: list[tuple[int, Entry]] = []
         taken = [False] * len(asked)
