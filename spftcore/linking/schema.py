@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import networkx as nx
 
@@ -18,7 +19,7 @@ from spftcore.linking.words import Token, stem, tokens
 TABLE_FEATURES = (
     "named", "wholly named", "rarity", "best column", "column wholly named", "rarest column",
     "columns named", "value", "neighbour named", "value in a neighbour", "keys", "named less",
-    "rows",
+    "rows", "joins two named", "joins two meant",
 )  # fmt: skip
 COLUMN_FEATURES = (
     "named", "wholly named", "rarity", "run", "table named", "table", "value", "primary key",
@@ -26,6 +27,9 @@ COLUMN_FEATURES = (
     "other table named", "near the table", "words", "place in table", "first text",
     "named less", "best of its words",
 )  # fmt: skip
+
+
+MOST_PATHS = 16  # looked at between two tables
 
 
 def _stems(text: str) -> frozenset[str]:
@@ -127,7 +131,7 @@ def choose(
     count = tables or len(order)
     named = [t for t in order if database.tables[t].name.lower() in needed.tables]
     kept = set(named) | set([t for t in order if t not in named][: max(0, count - len(named))])
-    kept |= _between(database, kept)
+    kept |= _between(database, kept, scored.tables)
     joining = _joining(database, kept)
     views = []
     for t in sorted(kept):
@@ -178,29 +182,31 @@ def _graph(database: Database) -> nx.Graph[int]:
     return graph
 
 
-def _between(database: Database, kept: set[int]) -> set[int]:
-    """Tables on the shortest paths that join the kept ones into as few parts as can be."""
-    graph = _graph(database)
-    added: set[int] = set()
+def _between(database: Database, kept: set[int], scores: Sequence[float]) -> set[int]:
+    """Tables on the shortest paths that join the kept ones into as few parts as can be; of paths
+    of one length, the one whose tables have the best scores."""
     order = sorted(kept)
     parts = nx.utils.UnionFind(order)
-    for length, left, right in sorted(
-        (len(path), left, right)
+    added: set[int] = set()
+    pairs = [
+        (len(paths[0]), left, right, paths)
         for i, left in enumerate(order)
         for right in order[i + 1 :]
-        if (path := _path(database, left, right))
-    ):
+        if (paths := _paths(database, left, right))
+    ]
+    for _, left, right, paths in sorted(pairs):
         if parts[left] != parts[right]:
             parts.union(left, right)
-            added.update(_path(database, left, right)) if length > 2 else None
-    assert added <= set(graph)
-    return added
+            added.update(max(paths, key=lambda path: sum(scores[t] for t in path)))
+    return added - kept
 
 
 @lru_cache(maxsize=65_536)
-def _path(database: Database, left: int, right: int) -> tuple[int, ...]:
+def _paths(database: Database, left: int, right: int) -> tuple[tuple[int, ...], ...]:
+    """Shortest paths between two tables, ends included; a few where there are many."""
     try:
-        return tuple(nx.shortest_path(_graph(database), left, right))
+        paths = nx.all_shortest_paths(_graph(database), left, right)
+        return tuple(sorted(tuple(path) for path in islice(paths, MOST_PATHS)))
     except nx.NetworkXNoPath:
         return ()
 
@@ -285,6 +291,16 @@ class _Look:
         for (table, _), score in self.value.items():
             self.of_table[table] = max(self.of_table.get(table, 0.0), score)
         self.best_table = max((m.share for m in self.mentions.tables), default=0.0)
+        self.meant = [
+            max(
+                mention.share,
+                self.of_table.get(table.name.lower(), 0.0),
+                0.8 * max((c.share for c in columns), default=0.0),
+            )
+            for table, mention, columns in zip(
+                database.tables, self.mentions.tables, self.mentions.columns, strict=True
+            )
+        ]
         self.keys = {(key.table.lower(), key.column.lower()) for key in database.foreign_keys}
         # For each set of places in the question, the best share of a column found there.
         self.rivals: dict[tuple[int, ...], float] = {}
@@ -319,6 +335,10 @@ class _Look:
             math.log1p(len(near)),
             self.best_table - mention.share,
             float(table.rows > 0),
+            sorted((self.mentions.tables[n].share for n in near), reverse=True)[1]
+            if len(near) > 1
+            else 0.0,
+            sorted((self.meant[n] for n in near), reverse=True)[1] if len(near) > 1 else 0.0,
         )
 
     def column(self, t: int, c: int, table_score: float) -> tuple[float, ...]:

@@ -61,6 +61,17 @@ _KINDRED = """
 """
 
 
+# Forms that no ending gives away, by their stem.
+_IRREGULAR = """
+    taught teach; took taken take; bought buy; sold sell; wrote written write; flew flown fly;
+    won win; held hold; made make; paid pay; spent spend; ran run; sent send; led lead;
+    sang sung sing; gave given give; drove driven drive; built build; left leave; lent lend;
+    got get; grew grown grow; chose chosen choose; fought fight; lost lose; met meet; said say;
+    spoke spoken speak; told tell; thought think; knew known know; began begun begin;
+    people person; men man; women woman; children child; feet foot; mice mouse; teeth tooth
+"""
+
+
 def words(text: str) -> list[str]:
     """Lower-case words of a text; punctuation separates them."""
     return _WORD.findall(text.lower())
@@ -74,6 +85,11 @@ def fold(text: str) -> str:
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
 
+_FORMS = {
+    form: group.split()[-1] for group in _IRREGULAR.split(";") for form in group.split()[:-1]
+}
+
+
 @lru_cache(maxsize=65536)
 def stem(word: str) -> str:
     """A folded English word without the endings of plural, past and -ing.
@@ -81,6 +97,7 @@ def stem(word: str) -> str:
     Two forms of one word mostly agree; what comes out is no word: `cities` and `city` give
     `city`, `named` and `names` give `nam`.
     """
+    word = _FORMS.get(word, word)
     if len(word) <= 3 or not word.isalpha() or not word.isascii():
         return word
     if word.endswith("ies") and len(word) > 4:
