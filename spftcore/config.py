@@ -82,10 +82,19 @@ class LoraConfig(Section):
 
 
 class PromptConfig(Section):
-    style: Literal["ddl", "linked"] = Field(
-        "ddl", description="ddl: schema, values, question; linked: database name, values, question"
+    style: Literal["ddl", "compact", "linked"] = Field(
+        "ddl",
+        description="schema as CREATE TABLE, or a line per table; linked: database name alone",
     )
-    max_prompt_tokens: int = Field(2048, gt=0, description="longer prompts are dropped and counted")
+    tables: int = Field(6, ge=0, description="tables shown, beside those that join them (0: all)")
+    columns: int = Field(10, ge=0, description="columns shown of each, beside its keys (0: all)")
+    values: int = Field(6, ge=0, description="values of the database shown at most")
+    reranker: str | None = Field(
+        None, description="cross-encoder (transformers folder or hub id) that scores the schema"
+    )
+    max_prompt_tokens: int = Field(
+        2048, gt=0, description="longer prompts are trimmed; what is left over is dropped, counted"
+    )
     max_completion_tokens: int = Field(256, gt=0, description="longer SQL is dropped and counted")
 
 

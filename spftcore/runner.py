@@ -135,6 +135,7 @@ def _run_stage(name: str) -> None:
     try:
         with store.stage(name) as stage:
             _worker["stages"][name].run(context, stage)
+            stage.rejections("prompt", context.prompt_notes())
             curves = directory / "tensorboard" / name
             shutil.rmtree(curves, ignore_errors=True)  # of a run that was killed right here
             with SummaryWriter(str(curves)) as events:

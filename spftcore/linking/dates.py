@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _NAME = r"(?P<{0}>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATE = re.compile(
     r"(?<!\d)(?:"
     r"(?P<y1>\d{4})[-/.](?P<m1>\d{1,2})[-/.](?P<d1>\d{1,2})"
     r"|(?P<a>\d{1,2})[-/.](?P<b>\d{1,2})[-/.](?P<y2>\d{4}|\d{2})"
     r"|" + _NAME.format("n1") + r"\s+(?P<d3>\d{1,2})(?:st|nd|rd|th)?,?\s+(?P<y3>\d{4})"
-    r"|(?P<d4>\d{1,2})(?:st|nd|rd|th)?[\s-](?:of\s+)?" + _NAME.format("n2") + r",?[\s-](?P<y4>\d{4})"
+    r"|(?P<d4>\d{1,2})(?:st|nd|rd|th)?[\s-](?:of\s+)?"
+    + _NAME.format("n2")
+    + r",?[\s-](?P<y4>\d{4})"
     r")(?!\d)",
     re.IGNORECASE,
 )

@@ -15,9 +15,8 @@ FAR = 99  # tokens between a value and its column's name where the name is not t
 _YES = frozenset(("yes", "y", "true", "t", "1"))
 _NOT = frozenset(("not", "no", "t", "without", "never", "neither", "nor", "non"))
 
-_PATTERN = frozenset(
-    stem(word) for word in "contain include start begin end like substring letter word".split()
-)
+_PATTERN_WORDS = """contain include start begin end like substring letter word"""
+_PATTERN = frozenset(stem(word) for word in _PATTERN_WORDS.split())
 
 FEATURES = (
     "whole", "run", "covered", "spelled alike", "but for case", "other words", "quoted", "capital",

@@ -1,10 +1,10 @@
 """The file behind a value index: SQLite with FTS5, beside no user's file, built once.
 
-    entries     (id, column, value, key)  every distinct value with its normalised words
-    aliases     (key, entry)              other keys of a value: its date, its initials
-    texts       FTS5 over the keys, without content: which entries hold a word
-    vocabulary  (length, word, entries)   the words, and how many entries hold each
-    backwards   (length, word)            the words spelled backwards, to find typos near the front
+entries     (id, column, value, key)  every distinct value with its normalised words
+aliases     (key, entry)              other keys of a value: its date, its initials
+texts       FTS5 over the keys, without content: which entries hold a word
+vocabulary  (length, word, entries)   the words, and how many entries hold each
+backwards   (length, word)            the words spelled backwards, to find typos near the front
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ def _state(database: Database) -> str:
     """What the index depends on: format, the file's content as its stat tells it, the columns."""
     stat = database.path.stat()
     columns = [(table.name, column.name) for table, column in indexed_columns(database)]
-    return _digest(
-        json.dumps([FORMAT, stat.st_ino, stat.st_size, stat.st_mtime_ns, columns])
-    )
+    return _digest(json.dumps([FORMAT, stat.st_ino, stat.st_size, stat.st_mtime_ns, columns]))
 
 
 def _open(file: Path, state: str) -> apsw.Connection | None:
@@ -136,7 +134,7 @@ def _build(name: str, database: Database, state: str) -> apsw.Connection:
     index.executemany(
         "insert into backwards values (?, ?)",
         (
-            (length, word[::-1])
+            (length, str(word)[::-1])
             for length, word in index.execute(
                 "select length, word from vocabulary where length > 4"
             ).fetchall()
@@ -151,7 +149,7 @@ def _add_dates(index: apsw.Connection, column: int) -> None:
     rows = index.execute("select value, id from entries where column = ?", (column,)).fetchall()
     index.executemany(
         "insert or ignore into aliases values (?, ?)",
-        ((key, entry) for value, entry in rows for key in date_keys(value)),
+        ((key, entry) for value, entry in rows for key in date_keys(str(value))),
     )
 
 
@@ -164,12 +162,13 @@ def _values(
     if table.rows > ROWS_READ:
         rows = f"(select {name} from {rows} limit {ROWS_READ})"
     if column.kind in ("number", "boolean"):
-        numbers = source.execute(
+        rows_found = source.execute(
             f"select distinct {name} from {rows} where typeof({name}) in ('integer', 'real')"
             f" limit {DISTINCT_NUMBERS + 1}"
-        ).fetchall()
+        )
+        numbers = [number for (number,) in rows_found if isinstance(number, int | float)]
         if len(numbers) <= DISTINCT_NUMBERS:
-            yield from ((number, _number_key(number)) for (number,) in numbers)
+            yield from ((number, _number_key(number)) for number in numbers)
         if column.kind == "number":
             return
     found = source.execute(
@@ -179,7 +178,7 @@ def _values(
     )
     for (stored,) in found:
         try:
-            value = stored.decode(encoding)
+            value = bytes(stored).decode(encoding)
         except UnicodeDecodeError:  # no question can spell it
             continue
         key = key_of(value)

@@ -232,15 +232,13 @@ class Scores:
     columns: list[list[float]]
 
 
-def score_schema(
-    database: Database, question: str, values: Iterable[ValueMatch] = ()
-) -> Scores:
+def score_schema(database: Database, question: str, values: Iterable[ValueMatch] = ()) -> Scores:
     """How likely each table and column is needed."""
     look = _Look(database, question, values)
-    tables = [_dot(look.table(t), TABLE_WEIGHTS, TABLE_BIAS) for t in range(len(database.tables))]
+    tables = [_dot(look.table(t), _TABLE, TABLE_BIAS) for t in range(len(database.tables))]
     columns = [
         [
-            _dot(look.column(t, c, tables[t]), COLUMN_WEIGHTS, COLUMN_BIAS)
+            _dot(look.column(t, c, tables[t]), _COLUMN, COLUMN_BIAS)
             for c in range(len(table.columns))
         ]
         for t, table in enumerate(database.tables)
@@ -255,10 +253,7 @@ def features(
     look = _Look(database, question, values)
     tables = [look.table(t) for t in range(len(database.tables))]
     columns = [
-        [
-            look.column(t, c, _dot(tables[t], TABLE_WEIGHTS, TABLE_BIAS))
-            for c in range(len(table.columns))
-        ]
+        [look.column(t, c, _dot(tables[t], _TABLE, TABLE_BIAS)) for c in range(len(table.columns))]
         for t, table in enumerate(database.tables)
     ]
     return tables, columns
@@ -266,6 +261,10 @@ def features(
 
 def _dot(values: Sequence[float], weights: Sequence[float], bias: float) -> float:
     return bias + sum(w * v for w, v in zip(weights, values, strict=True))
+
+
+_TABLE = [TABLE_WEIGHTS[name] for name in TABLE_FEATURES]
+_COLUMN = [COLUMN_WEIGHTS[name] for name in COLUMN_FEATURES]
 
 
 @lru_cache(maxsize=512)
@@ -359,9 +358,7 @@ class _Look:
         place = (table.name.lower(), column.name.lower())
         others = [s for s, n in self.table_of.get(mention.positions, ()) if n != t]
         best = max((m.share for m in self.mentions.columns[t]), default=0.0)
-        distance = min(
-            (abs(p - q) for p in mention.positions for q in named.positions), default=99
-        )
+        distance = min((abs(p - q) for p in mention.positions for q in named.positions), default=99)
         return (
             mention.share,
             float(mention.share > 0.99),
@@ -375,9 +372,7 @@ class _Look:
             float(is_name),
             float(is_name) * named.share,
             float(column.kind == "number" and bool(self.stems & _NUMBER)),
-            float(
-                (column.kind == "date" or bool(words & _DATE)) and bool(self.stems & _DATE)
-            ),
+            float((column.kind == "date" or bool(words & _DATE)) and bool(self.stems & _DATE)),
             float(is_name and bool(self.stems & _WHO)),
             max(others, default=0.0) - named.share if others else 0.0,
             1 / max(1, distance),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spftcore.databases import Database
-from spftcore.linking.features import Place, Surroundings, features, place
+from spftcore.linking.features import FEATURES, Place, Surroundings, features, place
 from spftcore.linking.index_file import indexed_columns, open_index
 from spftcore.linking.look_up import LONGEST_SPAN, Entry, LookUp, of_column, spans, with_keys
 from spftcore.linking.names import Mention, Mentions, SchemaNames
@@ -89,7 +89,7 @@ class ValueIndex:
                     taken[start : start + length] = [True] * length
                     found += [(start, entry) for entry in entries]
         found.sort(key=lambda item: item[0])
-        return [self._match(entry) for _, entry in found[:limit]]
+        return [self.match(entry) for _, entry in found[:limit]]
 
     def link(self, question: str, limit: int = 5, evidence: str = "") -> list[ValueMatch]:
         """The values the question most likely means, the likeliest first.
@@ -101,7 +101,7 @@ class ValueIndex:
         """
         scored = [(_probability(c.features), c) for c in self.candidates(question, evidence)]
         scored.sort(key=lambda item: (-item[0], item[1].entry.id))
-        return [self._match(c.entry, score) for score, c in _spread_over_spans(scored, limit)]
+        return [self.match(c.entry, score) for score, c in _spread_over_spans(scored, limit)]
 
     def candidates(self, question: str, evidence: str = "") -> list[Candidate]:
         """Every value compared with the question, with its features."""
@@ -146,13 +146,16 @@ class ValueIndex:
         table, number = self._places[column]
         return mentions.columns[table][number]
 
-    def _match(self, entry: Entry, score: float = 1.0) -> ValueMatch:
+    def match(self, entry: Entry, score: float = 1.0) -> ValueMatch:
         table, column = self._columns[entry.column]
         return ValueMatch(table.name, column.name, entry.value, score)
 
 
+_WEIGHTS = [VALUE_WEIGHTS[name] for name in FEATURES]
+
+
 def _probability(values: tuple[float, ...]) -> float:
-    total = VALUE_BIAS + sum(w * v for w, v in zip(VALUE_WEIGHTS, values, strict=True))
+    total = VALUE_BIAS + sum(w * v for w, v in zip(_WEIGHTS, values, strict=True))
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
 
 

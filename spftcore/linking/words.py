@@ -14,13 +14,14 @@ _VOWEL = re.compile(r"[aeiouy]")
 _QUOTED = re.compile(r"\"([^\"]+)\"|(?<!\w)'((?:[^']|'(?=\w))+)'(?!\w)|[“‘]([^”’]+)[”’]")
 
 # Words that a question has for its own sake; a value made of them alone is hardly meant.
-STOP_WORDS = frozenset(
-    "a about all an and any are as at be been both by can could did do does each either every find"
-    " for from get give had has have having he her him his how i if in into is it its list many me"
-    " more most much my no not of on one or other our out over per please return she show some"
-    " such tell than that the their them there these they this those to under up us was we were"
-    " what when where which who whom whose why will with would you your".split()
-)
+_STOP_WORDS = """
+    a about all an and any are as at be been both by can could did do does each either every find
+    for from get give had has have having he her him his how i if in into is it its list many me
+    more most much my no not of on one or other our out over per please return she show some such
+    tell than that the their them there these they this those to under up us was we were what when
+    where which who whom whose why will with would you your
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 # What questions and data call by different words: countries with their people and languages,
 # abbreviations of states, months, days and sexes, small numbers. General knowledge, kept small.
@@ -85,9 +86,7 @@ def fold(text: str) -> str:
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
 
-_FORMS = {
-    form: group.split()[-1] for group in _IRREGULAR.split(";") for form in group.split()[:-1]
-}
+_FORMS = {form: group.split()[-1] for group in _IRREGULAR.split(";") for form in group.split()[:-1]}
 
 
 @lru_cache(maxsize=65536)
