@@ -372,7 +372,7 @@ def fit_schema(questions: list[Question], indexes: Indexes) -> None:
 def write_weights(sections: list[tuple[str, float, dict[str, float]]]) -> None:
     """Rewrites the weights' file with these sections in place of the old ones."""
     new = {name: (bias, values) for name, bias, values in sections}
-    assert weights.__doc__ is not None and weights.__file__ is not None
+    assert weights.__file__ is not None
     text = f'"""{weights.__doc__}"""\n\n'
     note = "each further value of one span of the question counts so much less"
     text += f"SAME_SPAN = {weights.SAME_SPAN}  # {note}\n"

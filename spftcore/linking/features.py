@@ -55,6 +55,18 @@ class Surroundings:
     is_flag: bool
     spread: int
     inside: bool
+    denied: bool
+    pattern: bool
+
+
+def denies(asked: Sequence[Token]) -> bool:
+    """Whether a question says no or not."""
+    return any(token.text.lower() in _NOT for token in asked)
+
+
+def asks_for_pattern(asked: Sequence[Token]) -> bool:
+    """Whether a question speaks of a part of a text, as LIKE matches it."""
+    return any(token.stem in _PATTERN for token in asked)
 
 
 def place(entry: Entry, asked: Sequence[Token], look_up: LookUp) -> Place | None:
@@ -103,7 +115,6 @@ def features(entry: Entry, at: Place, around: Surroundings) -> tuple[float, ...]
     outside = [p for p in column.positions if not at.start <= p < at.end]
     flag = around.is_flag and at.run == 0
     yes = value.lower() in _YES
-    denied = any(token.text.lower() in _NOT for token in around.asked)
     letters = sum(len(token.stem) for token in span)
     return (
         float(at.run == 1.0),
@@ -129,10 +140,10 @@ def features(entry: Entry, at: Place, around: Surroundings) -> tuple[float, ...]
         float(around.inside),
         float(span[0].text.islower() and value[:1].isupper()),
         float(flag),
-        float(flag and yes != denied),
+        float(flag and yes != around.denied),
         float(not outside),
         float(small and surface != value),
-        float(at.run < 1.0 and any(token.stem in _PATTERN for token in around.asked)),
+        float(at.run < 1.0 and around.pattern),
         float(not isinstance(entry.value, str)),
     )
 

@@ -14,7 +14,7 @@ from spftcore.linking.words import KINDRED, STOP_WORDS, Token, within_one_edit
 LONGEST_SPAN = 8  # words of a question that may form one value
 LONGEST_KINDRED = 4  # words of the longest phrase that has another word for it
 SAME_KEY = 80  # entries with exactly the words of one of the question's spans
-CANDIDATES = 100  # entries that share rare words with the question
+CANDIDATES = 60  # entries that share rare words with the question
 RARE = 1000  # entries that hold a word: above, the word alone tells nothing
 READ = 2000  # entries ranked by FTS5 at most, over all words of a question
 SHORTEST_TYPO = 5  # letters of a word that is looked up with a typo

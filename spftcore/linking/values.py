@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spftcore.databases import Database
-from spftcore.linking.features import FEATURES, Place, Surroundings, features, place
+from spftcore.linking.features import (
+    FEATURES,
+    Place,
+    Surroundings,
+    asks_for_pattern,
+    denies,
+    features,
+    place,
+)
 from spftcore.linking.index_file import indexed_columns, open_index
 from spftcore.linking.look_up import LONGEST_SPAN, Entry, LookUp, of_column, spans, with_keys
 from spftcore.linking.names import Mention, Mentions, SchemaNames
 from spftcore.linking.weights import SAME_SPAN, VALUE_BIAS, VALUE_WEIGHTS
 from spftcore.linking.words import tokens, words
+
+MOST_RANKED = 50  # candidates that a span's further values are weighed among
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,7 @@ class ValueIndex:
                 placed += [(entry, at) for entry in entries if entry.id not in seen]
         spread = Counter(entry.key for entry, _ in placed)
         whole = {(p.start, p.end) for _, p in placed if p.run == 1.0 and p.end - p.start > 1}
+        denied, pattern = denies(asked), asks_for_pattern(asked)
         result = []
         for entry, at in placed:
             around = Surroundings(
@@ -138,6 +149,8 @@ class ValueIndex:
                     start <= at.start and at.end <= end and (start, end) != at[:2]
                     for start, end in whole
                 ),
+                denied=denied,
+                pattern=pattern,
             )
             result.append(Candidate(entry, at, features(entry, at, around)))
         return result
@@ -165,17 +178,11 @@ def _spread_over_spans(
     """The best candidates, so that one span of the question does not take all places: each
     further candidate of a span counts less."""
     chosen: list[tuple[float, Candidate]] = []
-    left = list(scored)
+    left = scored[:MOST_RANKED]
     uses: Counter[int] = Counter()  # of the tokens
     while left and len(chosen) < limit:
-        best = max(
-            left,
-            key=lambda item: (
-                item[0] * SAME_SPAN ** uses[item[1].place.start],
-                -item[1].entry.id,
-            ),
-        )
-        left.remove(best)
+        weights = [score * SAME_SPAN ** uses[c.place.start] for score, c in left]
+        best = left.pop(weights.index(max(weights)))
         chosen.append(best)
         uses.update(range(best[1].place.start, best[1].place.end))
     return chosen
