@@ -1,8 +1,8 @@
 """Linking: index build, look-up time, recall of values and of the schema filter, prompt length.
 
     python bench/linking.py --spider SPIDER [--bird BIRD] [--output bench/results/linking.json]
-    python bench/linking.py --spider SPIDER --fit          # the weights in spftcore/linking/weights.py:
-    python bench/linking.py --spider SPIDER --fit-schema   # of values first, then of the schema
+    python bench/linking.py --spider SPIDER --fit          # writes spftcore/linking/weights.py:
+    python bench/linking.py --spider SPIDER --fit-schema   # of values, then of the schema
 
 SPIDER holds `database/`, `train_spider.json` and `dev.json`; BIRD holds `dev_databases/` and
 `dev.json`. Weights are fitted on train alone; dev is only reported on.

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from spftcore.config import PromptConfig
 from spftcore.databases import Catalogue
 from spftcore.linking import ValueIndex
 from spftcore.linking.golds import needed, padded
+from spftcore.linking.reranker import Reranker
 from spftcore.linking.schema import Needed, choose, score_schema, whole_schema
 from spftcore.linking.trimming import Trimming
 from spftcore.schema_text import Detail, SchemaStyle, condition, schema_text
@@ -39,6 +42,7 @@ class PromptRenderer:
         catalogue: the databases.
         seed: of the padding of training prompts.
         cache: folder of the value indexes; None: `$XDG_CACHE_HOME/spftcore`.
+        device: where the reranker runs, if there is one; None: the CPU.
 
     Raises:
         SpftError: the reranker cannot be loaded.
@@ -51,6 +55,7 @@ class PromptRenderer:
         *,
         seed: int = 0,
         cache: Path | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self._config = config
         self._style = config.style
@@ -59,6 +64,9 @@ class PromptRenderer:
         self._seed = seed
         self._cache = cache
         self._indexes: dict[str, ValueIndex] = {}
+        self._reranker: Reranker | None = None
+        if config.reranker is not None and config.style != "linked":
+            self._reranker = Reranker(config.reranker, device or torch.device("cpu"))
         self._schema = lru_cache(maxsize=None)(self._render_schema)
 
     def text_to_sql(
@@ -118,7 +126,10 @@ class PromptRenderer:
         config, database = self._config, self._catalogue[database_id]
         linked = self._index(database_id).link(question, config.values, evidence)
         text = f"{question} ; {evidence}" if evidence else question
-        scored = score_schema(database, text, linked)
+        if self._reranker is None:
+            scored = score_schema(database, text, linked)
+        else:
+            scored = self._reranker.score(database, text)
         need = needed(gold, database) if gold else Needed(frozenset(), frozenset())
         if gold:
             scored = padded(

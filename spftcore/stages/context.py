@@ -59,7 +59,12 @@ class RunContext:
 
     @cached_property
     def renderer(self) -> PromptRenderer:
-        return PromptRenderer(self.config.prompt, self.catalogue, seed=self.config.run.seed)
+        return PromptRenderer(
+            self.config.prompt,
+            self.catalogue,
+            seed=self.config.run.seed,
+            device=self.device if self.config.prompt.reranker else None,
+        )
 
     @cached_property
     def device(self) -> torch.device:
