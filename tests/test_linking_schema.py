@@ -165,7 +165,8 @@ def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
     folder = tmp_path_factory.mktemp("cross-encoder")
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] how many seats canteen students : , ? name age".split()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, "how", "many", "seats", "canteen", "students", ":", ",", "?", "name"]
     (folder / "vocab.txt").write_text("\n".join(words))
     BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(3)
@@ -194,7 +195,7 @@ def test_a_cross_encoder_scores_every_table_and_column(
 
 
 def test_a_reranker_that_cannot_be_used_is_named(tmp_path: Path, cross_encoder: Path) -> None:
-    with pytest.raises(SpftError, match="prompt.reranker wants"):
+    with pytest.raises(SpftError, match=r"prompt\.reranker wants"):
         Reranker(str(tmp_path), torch.device("cpu"))
     from transformers import BertForSequenceClassification
 

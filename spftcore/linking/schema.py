@@ -30,6 +30,7 @@ COLUMN_FEATURES = (
 
 
 MOST_PATHS = 16  # looked at between two tables
+MOST_BETWEEN = 2  # tables on a path: what is further apart is hardly joined
 
 
 def _stems(text: str) -> frozenset[str]:
@@ -192,7 +193,7 @@ def _between(database: Database, kept: set[int], scores: Sequence[float]) -> set
         (len(paths[0]), left, right, paths)
         for i, left in enumerate(order)
         for right in order[i + 1 :]
-        if (paths := _paths(database, left, right))
+        if (paths := _paths(database, left, right)) and len(paths[0]) <= 2 + MOST_BETWEEN
     ]
     for _, left, right, paths in sorted(pairs):
         if parts[left] != parts[right]:

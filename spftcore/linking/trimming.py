@@ -58,12 +58,17 @@ class Trimming:
             order = order[:-1]
         self._tables = [t for _, t in order]
         self._far = _least_first(far)
-        self._near = _least_first(near)
+        # The tables are gone by the time these are.
+        self._near = [(t, c) for t, c in _least_first(near) if t not in self._tables]
+        last = {view.tables[t].table.name for t in range(len(view.tables))} - {
+            view.tables[t].table.name for t in self._tables
+        }
+        self._last_values = sum(match.table in last for match in self._values)
 
     @property
     def levels(self) -> int:
         """How many prompts there are, each shorter than the one before."""
-        return 3 + len(self._far) + len(self._tables) + len(self._near) + len(self._values)
+        return 3 + len(self._far) + len(self._tables) + len(self._near) + self._last_values
 
     def at(self, level: int) -> tuple[SchemaView, Detail, list[ValueMatch]]:
         """(tables and columns, what is said of them, values) of one level."""
@@ -75,18 +80,14 @@ class Trimming:
         left -= len(gone_tables)
         gone = gone_far | set(self._near[:left])
         left -= len(gone) - len(gone_far)
-        values = self._values[: len(self._values) - left]
         tables = tuple(
             _without(table, {c for of, c in gone if of == t})
             for t, table in enumerate(self._view.tables)
             if t not in gone_tables
         )
         kept = {view.table.name for view in tables}
-        return (
-            replace(self._view, tables=tables),
-            detail,
-            [match for match in values if match.table in kept],
-        )
+        values = [match for match in self._values if match.table in kept]
+        return replace(self._view, tables=tables), detail, values[: len(values) - left]
 
 
 def _least_first(columns: list[tuple[float, int, int]]) -> list[tuple[int, int]]:
