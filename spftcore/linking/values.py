@@ -24,7 +24,7 @@ from spftcore.linking.names import Mention, Mentions, SchemaNames
 from spftcore.linking.weights import SAME_SPAN, VALUE_BIAS, VALUE_WEIGHTS
 from spftcore.linking.words import tokens, words
 
-MOST_RANKED = 50  # candidates that a span's further values are weighed among
+MOST_RANKED = 40  # candidates whose features are looked at: those of the longest runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,8 @@ class ValueIndex:
             at = place(entry, asked, look_up)
             if at is not None:
                 placed.append((entry, at))
+        placed.sort(key=lambda item: -item[1].run)  # stable: by id among equals
+        placed = placed[:MOST_RANKED]
         seen = {entry.id for entry, _ in placed}
         for column, entries in self._flags.items():
             for position in self._mention(mentions, column).positions[:1]:
@@ -178,7 +180,7 @@ def _spread_over_spans(
     """The best candidates, so that one span of the question does not take all places: each
     further candidate of a span counts less."""
     chosen: list[tuple[float, Candidate]] = []
-    left = scored[:MOST_RANKED]
+    left = list(scored)
     uses: Counter[int] = Counter()  # of the tokens
     while left and len(chosen) < limit:
         weights = [score * SAME_SPAN ** uses[c.place.start] for score, c in left]
