@@ -92,3 +92,13 @@ def test_text_that_is_not_utf8_hides_only_itself(tmp_path: Path) -> None:
         "create table t (x text); insert into t values (cast(x'4cff' as text)), ('Quito');",
     )
     assert [m.value for m in own.mentions("is it quito?")] == ["Quito"]
+
+
+def test_flags_and_dates_are_no_exact_mentions(tmp_path: Path) -> None:
+    own = index_of(
+        tmp_path,
+        "create table t (member boolean, day date, name text);"
+        "insert into t values ('Y', '2024-05-01', 'Quito'), ('N', '2024-05-02', 'Lima');",
+    )
+    assert [m.value for m in own.mentions("y n 2024 05 01 lima")] == ["Lima"]
+    assert {m.value for m in own.link("Who in Lima came on May 1, 2024?")} >= {"2024-05-01"}

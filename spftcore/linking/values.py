@@ -24,6 +24,7 @@ from spftcore.linking.names import Mention, Mentions, SchemaNames
 from spftcore.linking.weights import SAME_SPAN, VALUE_BIAS, VALUE_WEIGHTS
 from spftcore.linking.words import tokens, words
 
+LONGEST_MENTION = 60  # characters of an exact mention
 MOST_RANKED = 40  # candidates whose features are looked at: those of the longest runs
 
 
@@ -82,14 +83,23 @@ class ValueIndex:
         self._index.close()
 
     def mentions(self, question: str, limit: int = 8) -> list[ValueMatch]:
-        """Values whose very words stand in the question, longest spans first taken, in the order
-        of the question; a value of several columns is listed once for each."""
+        """Values of text columns whose very words stand in the question, longest spans first
+        taken, in the order of the question; a value of several columns is listed once for each.
+
+        The `linked` prompt shows them: a small model learns from what is always the same.
+        """
         asked = words(question)
         keys = [key for _, _, key in spans([token.stem for token in tokens(question)])]
         by_words: dict[tuple[str, ...], list[Entry]] = {}
         for entry in sorted(with_keys(self._index, keys, 1000), key=lambda entry: entry.id):
-            if isinstance(entry.value, str) and not entry.value.isdigit():
-                by_words.setdefault(tuple(words(entry.value)), []).append(entry)
+            value, (_, column) = entry.value, self._columns[entry.column]
+            if (
+                isinstance(value, str)
+                and column.kind == "text"
+                and len(value) <= LONGEST_MENTION
+                and not value.isdigit()
+            ):
+                by_words.setdefault(tuple(words(value)), []).append(entry)
         found: list[tuple[int, Entry]] = []
         taken = [False] * len(asked)
         for length in range(min(LONGEST_SPAN, len(asked)), 0, -1):
