@@ -21,6 +21,7 @@ from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.training.batches import passes, sample_batches
 from spftcore.training.checkpoints import Checkpoints, fingerprint, fingerprint_items
+from spftcore.training.heap import freed_memory_kept
 from spftcore.training.objectives import Objective
 from spftcore.training.self_check import choose
 from spftcore.training.speed import peak_memory, utilisation
@@ -102,6 +103,7 @@ def fit(
     training = _Training(model, items, objective, settings, loop, seed, dropout)
     with (
         stop.heeded(),
+        freed_memory_kept() if model.device.type == "cpu" else nullcontext(),
         objective.attention.on(model),
         _training_mode(model, dropout, loop.gradient_checkpointing),
     ):
