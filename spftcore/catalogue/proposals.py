@@ -21,11 +21,13 @@ from spftcore.catalogue.schema import (
 )
 
 CHILD_ROWS = 100_000  # of the referring table whose values are looked at
+STRAYS = 0.1  # share of the distinct values that may be missing, where the names are plain
 STEPS = 100_000_000  # SQLite steps that the values of one candidate may cost
 MOST_CANDIDATES = 2_000  # of one database, the best by name first
 
 # Endings that say "this names a row" without saying of what.
 _GENERIC = frozenset(("id", "ids", "code", "no", "nr", "num", "number", "key", "uid", "guid", "pk"))
+_COUNTS = frozenset(("number", "num", "no", "count", "total", "average", "avg", "max", "min"))
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ def _candidates(database: Database) -> list[_Candidate]:
                 if table is referred:
                     continue
                 score = name_score(words, names, key_words, key.primary_key)
+                if column.primary_key and len(table.primary_key) == 1:
+                    # It names the rows of its own table, unless it is plainly the other's key too.
+                    score = score if score > 2 and words == key_words else 0
                 if score:
                     found.append(_Candidate(score, table, column, referred, key))
     return sorted(
@@ -120,40 +125,47 @@ def name_score(
         key: words of the referred column.
         is_primary: the referred column is a declared primary key.
     """
+    while words and words[-1].isdigit():  # `club_id_2`
+        words = words[:-1]
     own, target = "".join(words), "".join(key)
     generic = all(word in _GENERIC for word in key)
-    bare = own
-    for ending in sorted(_GENERIC, key=len, reverse=True):
-        if words and words[-1] == ending:
-            bare = "".join(words[:-1])
-            break
-        if len(words) == 1 and own.endswith(ending) and len(own) > len(ending) + 2:
-            bare = own.removesuffix(ending)
-            break
+    bare = _without_ending(words)
     named = any(target.startswith(name) for name in names)
-    if own == target:
-        if generic:
-            return 0
+    if own == target and not generic:
         # `name` in two tables means two names; the same words with an ending of a key do not.
-        if named or bare != own:
-            return 4 if named else 3
-        return 2 if is_primary else 0
+        return 4 if named else 3 if bare else 2 if is_primary else 0
+    if words and words[0] in _COUNTS:
+        return 0
     for name in names:
         if generic and own in (name + target, target + name):
             return 4
-        if is_primary and own == name:
+        if is_primary and name in (own, bare):
             return 3
-        if is_primary and bare != own and bare == name:
-            return 3
-        if generic and len(name) > 3 and own.endswith(name + target):
+    # A role before the name: `home_team_id`, `winning_pilot`, `src_apid`.
+    role = len(words) > len(key) and list(words[-len(key) :]) == list(key)
+    if role and not generic and (named or (is_primary and bool(_without_ending(key)))):
+        return 3 if named else 2
+    for name in names:
+        if len(name) < 4:
+            continue
+        if generic and own.endswith(name + target):
             return 2
-        if is_primary and bare != own and 3 <= len(bare) < len(name) and name.startswith(bare):
+        if is_primary and (words[-1:] == [name] or bare.endswith(name)):
             return 1
-        if is_primary and bare != own and len(name) > 3 and bare.endswith(name):
+        if is_primary and len(bare) > 2 and name.startswith(bare):
             return 1
-    if not generic and len(target) > 4 and len(key) > 1 and own.endswith(target) and is_primary:
-        return 2
     return 0
+
+
+def _without_ending(words: Sequence[str]) -> str:
+    """`customer` of `customer_id` and of `customerid`; '' where no such ending is."""
+    if len(words) > 1 and words[-1] in _GENERIC:
+        return "".join(words[:-1])
+    if len(words) == 1:
+        for ending in ("id", "code", "no", "key"):
+            if len(words[0]) > len(ending) and words[0].endswith(ending):
+                return words[0].removesuffix(ending)
+    return ""
 
 
 def _words(name: str) -> list[str]:
@@ -186,11 +198,12 @@ def _agree(
     connection: apsw.Connection, candidate: _Candidate, unique: dict[tuple[str, str], bool]
 ) -> bool:
     """Whether the values bear the names out."""
-    column, key = candidate.column, candidate.key
-    if column.kind != key.kind:
-        return False
+    key, plain = candidate.key, candidate.score >= 3
+    alike = candidate.column.kind == key.kind
     if not candidate.table.rows or not candidate.referred.rows:
-        return candidate.score >= 3 and key.primary_key
+        return alike and plain and key.primary_key
+    if not (alike or plain):  # a number kept as text joins one that is none
+        return False
     end = (candidate.referred.name, key.name)
     with suppress(apsw.SQLError, apsw.InterruptError), bounded(connection, STEPS):
         if end not in unique:
@@ -214,7 +227,8 @@ def _is_within(connection: apsw.Connection, candidate: _Candidate) -> bool:
         f"select count(*), total(v not in (select {key} from {referred}))"
         f" from ({values}) where v is not null",
     )
-    if not some or strays:
-        return False
-    # A single value lies within another column too easily, unless the names are plain.
-    return bool(some > 1 or candidate.score >= 3)
+    if candidate.score < 3:
+        # A single value lies within another column too easily.
+        return bool(some > 1 and not strays)
+    # Plain names outweigh a few strays, such as a 0 for "none".
+    return bool(some and strays <= STRAYS * some)
