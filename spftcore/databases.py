@@ -23,6 +23,7 @@ from spftcore.catalogue.schema import (
     quote_identifier,
 )
 from spftcore.catalogue.sensitive import Sensitivity
+from spftcore.config import DataConfig
 from spftcore.database_files import database_files
 from spftcore.errors import SpftError
 
@@ -109,6 +110,19 @@ class Catalogue(Mapping[str, Database]):
             others = f" ({len(failed) - 1} more in {folder} cannot be read.)" if failed else ""
             raise SpftError(first + (others if len(failed) > 1 else ""))
         return cls(databases, failed)
+
+    @classmethod
+    def from_settings(
+        cls, settings: DataConfig, folder: Path, cache: Path | None = None
+    ) -> Catalogue:
+        """`open` as the settings say. Raises SpftError as `open` does."""
+        return cls.open(
+            folder,
+            settings.tables_json,
+            sensitivity=Sensitivity(settings.sensitive, settings.sensitive_columns),
+            propose_keys=settings.propose_keys,
+            cache=cache,
+        )
 
 
 def _open_one(

@@ -29,6 +29,11 @@ Progress = Callable[[int, int, str], None]
 METRICS_PER_STAGE = 100  # training curves keep about so many points
 
 
+def catalogue_folder(directory: Path) -> Path:
+    """Where a run keeps what it has read of the databases."""
+    return directory / "catalogue"
+
+
 @dataclass
 class RunContext:
     """One process's view of a run.
@@ -52,7 +57,8 @@ class RunContext:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        return Catalogue.open(self.databases, self.config.data.tables_json)
+        cache = catalogue_folder(self.directory)
+        return Catalogue.from_settings(self.config.data, self.databases, cache)
 
     @cached_property
     def renderer(self) -> PromptRenderer:
