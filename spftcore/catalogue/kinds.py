@@ -31,7 +31,8 @@ _COMPACT_DATE = re.compile(r"[12]\d{3}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(T?\d{
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d{0,14})?(\.\d{1,15})?")
 _DATE_NAME = re.compile(r"\b(date|datetime|day|time|timestamp|epoch|created|updated|modified)\b")
 _LABEL_NAME = re.compile(
-    r"\b(phone|telephone|mobile|fax|zip|postal|postcode|code|isbn|issn|ssn|iban|number|no|serial)\b"
+    r".*\b(id|ids|phone|telephone|mobile|fax|zip|postcode|code|isbn|issn|ssn|iban|number|no|serial"
+    r"|gender|sex|type|status|class|section|room|extension|version|label|name)( \d+)?"
 )
 _FLAG_NAME = re.compile(r"(is|has|was|can|should|did|does)\b.+|.*\b(flag|yn|enabled|active)")
 _TRUTH = (("true", "false"), ("yes", "no"), ("t", "f"), ("y", "n"))
@@ -45,9 +46,9 @@ def infer_kind(declared: str, values: Sequence[Counted], name: str = "") -> Kind
 
     The values win over the declaration when nine of ten of them say otherwise: SQLite stores
     whatever it is given, and much real data calls numbers, dates and flags text or nothing.
-    Numbers kept as text count as numbers, unless they look like codes (leading zeros, or all of
-    one length). Whole numbers are dates only where declaration or name speak of a date and every
-    value is a unix time or a YYYYMMDD.
+    Numbers kept as text count as numbers, unless they look like codes (by name, leading zeros, or
+    all of one length). Whole numbers are dates only where declaration or name speak of a date and
+    every value is a unix time or a YYYYMMDD.
 
     Args:
         values: with their counts; bytes are blobs (or malformed text), None is a long text.
@@ -61,7 +62,7 @@ def infer_kind(declared: str, values: Sequence[Counted], name: str = "") -> Kind
         return "boolean"
     if (said == "date" or _DATE_NAME.search(words)) and _are_numeric_dates(told):
         return "date"
-    codes = bool(_LABEL_NAME.search(words)) or _look_like_codes(told)
+    codes = bool(_LABEL_NAME.fullmatch(words)) or _look_like_codes(told)
     seen: Counter[Kind] = Counter()
     for value, count in told:
         seen[_value_kind(value, codes)] += count
@@ -74,12 +75,13 @@ def infer_kind(declared: str, values: Sequence[Counted], name: str = "") -> Kind
     return said if said and seen[said] else kind
 
 
-def is_stored_as_text(kind: Kind, values: Sequence[Counted]) -> bool:
-    """Whether a column of numbers keeps most of them as text."""
+def sorts_as_text(kind: Kind, values: Sequence[Counted]) -> bool:
+    """Whether a column of numbers keeps them as text in an order that is not the numbers' ('9'
+    comes after '10'), so that SQLite's `<`, `max` and ORDER BY mislead."""
     if kind != "number":
         return False
-    texts = sum(count for value, count in values if isinstance(value, str))
-    return 2 * texts > sum(count for _, count in values)
+    numbers = [text for text in _texts(values) if _is_number(text.strip())]
+    return sorted(numbers) != sorted(numbers, key=float)
 
 
 def _declared_kind(declared: str) -> Kind | None:
@@ -148,9 +150,11 @@ def _value_kind(value: Any, codes: bool) -> Kind:
     text = value.strip()
     if _is_date(text):
         return "date"
-    if not codes and _NUMBER.fullmatch(text) and any(sign.isdigit() for sign in text):
-        return "number"
-    return "text"
+    return "number" if not codes and _is_number(text) else "text"
+
+
+def _is_number(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) and any(sign.isdigit() for sign in text)
 
 
 def _is_date(text: str) -> bool:

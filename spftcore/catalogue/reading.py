@@ -12,12 +12,13 @@ from spftcore.catalogue.comments import create_comments
 from spftcore.catalogue.descriptions import Description
 from spftcore.catalogue.files import bounded, connect, rows, text_encoding, unreadable
 from spftcore.catalogue.keys import declared_keys, described_keys
-from spftcore.catalogue.kinds import Counted, infer_kind, is_stored_as_text
+from spftcore.catalogue.kinds import Counted, infer_kind, sorts_as_text
 from spftcore.catalogue.proposals import propose_keys
 from spftcore.catalogue.schema import Column, Database, Table, natural_name, quote_identifier
 from spftcore.catalogue.sensitive import Sensitivity
 
 SAMPLE_ROWS = 10_000  # rows of a table looked at for kinds and examples: enough, and bounded
+SAMPLE_CELLS = 500_000  # of a table; one with more than 50 columns is looked at in fewer rows
 SAMPLE_VALUES = 200  # distinct values of a column that are looked at
 SAMPLE_BYTES = 1_000  # of a text; longer ones are known to be texts and never fetched
 EXAMPLES = 3
@@ -122,11 +123,13 @@ def _read_table(
     encoding = text_encoding(connection)
     columns = []
     as_bytes = "cast(name as blob), cast(type as blob)"
-    for stored, declared, not_null, key, hidden in rows(
+    stated = rows(
         connection,
         f'select {as_bytes}, "notnull", pk, hidden from pragma_table_xinfo(?)',
         (name,),
-    ):
+    )
+    limit = min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, len(stated)))
+    for stored, declared, not_null, key, hidden in stated:
         try:
             column = stored.decode(encoding)
         except UnicodeDecodeError:
@@ -134,7 +137,7 @@ def _read_table(
         if hidden == 1:
             continue
         declared_type = (declared or b"").decode(encoding, "replace")
-        values = _frequent_values(connection, table, column, encoding) if count else []
+        values = _frequent_values(connection, table, column, encoding, limit) if count else []
         kind = infer_kind(declared_type, values, column)
         natural = description.name(name, column) or natural_name(column)
         sensitive = sensitivity.covers(name, column, natural, kind, key > 0, values)
@@ -149,7 +152,7 @@ def _read_table(
                 natural_name=natural,
                 comment=description.comment(name, column) or comments.get(column.lower(), ""),
                 sensitive=sensitive,
-                stored_as_text=is_stored_as_text(kind, values),
+                sorts_as_text=sorts_as_text(kind, values),
             )
         )
     return Table(
@@ -158,7 +161,7 @@ def _read_table(
 
 
 def _frequent_values(
-    connection: apsw.Connection, table: str, column: str, encoding: str
+    connection: apsw.Connection, table: str, column: str, encoding: str, limit: int
 ) -> list[Counted]:
     """The most frequent non-NULL values of the sample with their counts, ties by value.
 
@@ -173,7 +176,7 @@ def _frequent_values(
           select typeof({name}) as t, case when typeof({name}) = 'blob' then x''
             when octet_length({name}) > {SAMPLE_BYTES} then null
             when typeof({name}) = 'text' then cast({name} as blob) else {name} end as v
-          from {table} limit {SAMPLE_ROWS}) where t != 'null'
+          from {table} limit {limit}) where t != 'null'
         group by t, v order by 3 desc, v limit {SAMPLE_VALUES}""",
     )
     values: list[Counted] = []

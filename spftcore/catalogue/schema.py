@@ -24,7 +24,7 @@ class Column:
         comment: what the schema, or a description beside the file, says about it in words.
         sensitive: looks personal or secret (`catalogue.sensitive`): its values must not be shown,
             indexed or drawn.
-        stored_as_text: numbers kept as text, which SQLite compares and sorts as text.
+        sorts_as_text: numbers kept as text in an order that is not the numbers' ('9' after '10').
     """
 
     name: str
@@ -36,7 +36,7 @@ class Column:
     natural_name: str
     comment: str = ""
     sensitive: bool = False
-    stored_as_text: bool = False
+    sorts_as_text: bool = False
 
 
 @dataclass(frozen=True)

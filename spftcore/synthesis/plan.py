@@ -59,7 +59,7 @@ class ColumnFacts:
     identifier: bool  # named like a key, declared or not
     label: bool  # a number that names or dates things
     sensitive: bool  # its values must not become literals
-    stored_as_text: bool  # numbers whose order in SQL is that of texts
+    sorts_as_text: bool  # numbers whose order in SQL is that of texts
 
 
 def column_facts(database: Database) -> dict[str, list[ColumnFacts]]:
@@ -80,7 +80,7 @@ def column_facts(database: Database) -> dict[str, list[ColumnFacts]]:
                     identifier=bool(_IDENTIFIER.search(name)),
                     label=bool(_LABEL.search(name)),
                     sensitive=column.sensitive,
-                    stored_as_text=column.stored_as_text,
+                    sorts_as_text=column.sorts_as_text,
                 )
             )
     return facts
@@ -259,7 +259,7 @@ class _Search:
         trait = self.traits[slot.name]
         if not column.has_values or (column.sensitive and trait.valued):
             return False
-        if column.stored_as_text and (trait.ranged or trait.sorted or trait.extreme):
+        if column.sorts_as_text and (trait.ranged or trait.sorted or trait.extreme):
             return False  # '9' comes after '10'
         if not slot.key:
             weighed = trait.ranged or trait.sorted or trait.valued
