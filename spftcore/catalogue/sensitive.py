@@ -17,7 +17,8 @@ Mode = Literal["values", "hide", "show"]
 # other word (`phone_model`, `token_count`, `card_type`) a name says something else.
 _TAIL = r"( (address(es)?|numbers?|no|nr|num|text|value|home|work|private|primary|\d+))*"
 DEFAULT_NAMES = (  # also with words before them: `customer_email`
-    r"e ?mails?|mail ?address|\w{0,6}phones?|\w{0,6}phone ?number|mobile|cell ?phone|cell|fax",
+    r"e ?mails?|(e ?)?mail ?address",
+    r"\w{0,6}phones?|\w{0,6}phone ?number|mobile|cell ?phone|cell|fax",
     r"pass(word|wd|phrase|code)s?|pwd|pin code|password (hash|salt)|hashed password",
     r"(api|access|private|secret|auth|license) ?keys?|secrets?|credentials?|tokens?",
     r"e?ssn|social security|national (id|identity|insurance)|passport|driving licence"
