@@ -140,7 +140,6 @@ def test_their_values_reach_no_prompt_no_index_and_no_query(people: Path) -> Non
     text = "\n".join(query.sql for query in result.queries)
     assert len(result.queries) > 20
     assert "'Lima'" in text
-    assert "select email" in text
     assert not any(mark in text for mark in ("secret", "@", "415", "+1"))
 
 

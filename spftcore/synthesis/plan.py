@@ -32,7 +32,6 @@ class Traits:
     measure: bool = False  # averaged or summed
     sorted: bool = False  # an ORDER BY term
     ranged: bool = False  # compared by < or >
-    extreme: bool = False  # its largest or smallest value is asked for
     valued: bool = False  # compared with a literal
     grouped: bool = False  # a GROUP BY term of a SELECT over one table
     counted: bool = False  # fixes by `=` what a SELECT over one table counts or averages
@@ -58,8 +57,6 @@ class ColumnFacts:
     has_values: bool
     identifier: bool  # named like a key, declared or not
     label: bool  # a number that names or dates things
-    sensitive: bool  # its values must not become literals
-    sorts_as_text: bool  # numbers whose order in SQL is that of texts
 
 
 def column_facts(database: Database) -> dict[str, list[ColumnFacts]]:
@@ -76,11 +73,10 @@ def column_facts(database: Database) -> dict[str, list[ColumnFacts]]:
                     kind=column.kind,
                     primary=column.primary_key and alone,
                     foreign=database.is_foreign_key(table.name, column.name),
-                    has_values=bool(column.examples) or column.sensitive,
-                    identifier=bool(_IDENTIFIER.search(name)),
+                    has_values=bool(column.examples),
+                    # Numbers that sort as texts are as unfit for `<` and ORDER BY as keys are.
+                    identifier=bool(_IDENTIFIER.search(name)) or column.sorts_as_text,
                     label=bool(_LABEL.search(name)),
-                    sensitive=column.sensitive,
-                    sorts_as_text=column.sorts_as_text,
                 )
             )
     return facts
@@ -96,7 +92,6 @@ def traits(template: CompiledTemplate) -> dict[str, Traits]:
             measure=any(m.function in ("avg", "sum", "total") for m in mentions),
             sorted=any(m.clause == "order" and not m.function for m in mentions),
             ranged=bool(operations & {"<", ">", "low", "high", "sum"}),
-            extreme=any(m.function in ("min", "max") for m in mentions),
             valued=bool(operations),
             grouped=any(
                 m.clause == "group" and len(template.scopes[m.scope].instances) == 1
@@ -257,10 +252,8 @@ class _Search:
         if slot.kind is not None and slot.kind != column.kind:
             return False
         trait = self.traits[slot.name]
-        if not column.has_values or (column.sensitive and trait.valued):
+        if not column.has_values:
             return False
-        if column.sorts_as_text and (trait.ranged or trait.sorted or trait.extreme):
-            return False  # '9' comes after '10'
         if not slot.key:
             weighed = trait.ranged or trait.sorted or trait.valued
             if weighed and column.kind == "number" and column.identifier:

@@ -220,8 +220,6 @@ class _Resolver:
             raise ResolveError("unsupported FROM", node.key)
         if node.args.get("db") is not None or node.args.get("joins"):
             raise ResolveError("unsupported FROM", node.sql("sqlite"))
-        if not node.name:  # SQLite knows such names; sqlglot takes them for none
-            raise ResolveError("unsupported FROM", "a table named by the empty string")
         if not node.args.get("db") and node.name.lower() in ctes:
             return Source(node.alias_or_name, node, outputs=ctes[node.name.lower()])
         table = None
@@ -272,8 +270,6 @@ class _Resolver:
         if node.args.get("db") is not None:
             raise ResolveError("column qualified by schema", node.sql("sqlite"))
         star = isinstance(node.this, exp.Star)
-        if not (name or star):
-            raise ResolveError("unknown column", "named by the empty string")
         alias = aliases.get(name.lower()) if not qualifier and not star else None
         # A bare ORDER BY term means the alias first; elsewhere columns come first.
         if alias is not None and isinstance(node.parent, exp.Ordered):
