@@ -66,6 +66,17 @@ def test_an_unchanged_file_is_read_once(folder: Path, tmp_path: Path, reads: lis
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_file_that_has_long_been_as_it_is_is_not_even_hashed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spftcore.catalogue import cache
+
+    monkeypatch.setattr(cache, "SETTLED", -1.0)  # the file counts as old
+    first = Catalogue.open(folder, cache=tmp_path / "kept")
+    monkeypatch.setattr(cache, "_file_digest", lambda path: pytest.fail(f"hashed {path}"))
+    assert parts(Catalogue.open(folder, cache=tmp_path / "kept")) == parts(first)
+
+
 def test_a_changed_file_is_read_again_even_if_its_times_and_size_are_the_same(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -125,3 +125,21 @@ def test_a_run_whose_pairs_all_fail_says_why(tmp_path: Path, travel: Path) -> No
 def test_the_catalogue_of_a_run_is_kept_in_its_folder(tmp_path: Path, travel: Path) -> None:
     prepared(tmp_path, travel, [("travel", f"select {i} from city") for i in range(8)]).close()
     assert len(list((tmp_path / "catalogue").iterdir())) == len(Catalogue.open(travel))
+
+
+def test_a_training_run_names_the_databases_it_leaves_out(tmp_path: Path, travel: Path) -> None:
+    from spftcore.train import _check_inputs
+
+    for path in travel.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "broken.sqlite").write_text("not a database at all")
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"database": "travel", "question": "One?", "sql": "select 1"}))
+    config = Config.model_validate(
+        {
+            "run": {"name": "x", "directory": tmp_path},
+            "data": {"databases": tmp_path, "pairs": pairs},
+        }
+    )
+    (message,) = _check_inputs(config)
+    assert "broken.sqlite" in message
