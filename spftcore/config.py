@@ -45,6 +45,16 @@ class DataConfig(Section):
     tables_json: Path | None = Field(
         None, description="Spider-style schema file with keys and natural names"
     )
+    propose_keys: bool = Field(
+        True, description="find foreign keys between tables that are unconnected without"
+    )
+    sensitive: Literal["values", "hide", "show"] = Field(
+        "values",
+        description="columns that look personal or secret: values stay unseen, all hidden, shown",
+    )
+    sensitive_columns: tuple[str, ...] = Field(
+        (), description="more of them (column or table.column, with * and ?); !PATTERN: harmless"
+    )
     max_pairs: int = Field(0, ge=0, description="use at most so many seed pairs (0: all)")
     max_test: int = Field(0, ge=0, description="use at most so many dev and test pairs (0: all)")
 

@@ -143,7 +143,8 @@ def train(config: Config, console: Console) -> Path:
     from spftcore.store import Store
 
     directory = config.run_directory
-    _check_inputs(config)  # complains of bad input before anything is written
+    for message in _check_inputs(config):  # complains before anything is written
+        console.print(f"Left out: {message}", highlight=False, markup=False)
     if config.model.name_or_path is not None:
         from spftcore.forecast import require_memory
 
@@ -170,17 +171,23 @@ def train(config: Config, console: Console) -> Path:
     return report
 
 
-def _check_inputs(config: Config) -> None:
+def _check_inputs(config: Config) -> list[str]:
+    """What the run can do without: one message for each database that cannot be read."""
     from spftcore.databases import Catalogue
     from spftcore.models import load_tokenizer
+    from spftcore.stages.context import catalogue_folder
     from spftcore.stages.prepare import is_demo, read_inputs
 
+    unreadable: list[str] = []
     if not is_demo(config):
         assert config.data.databases is not None
-        Catalogue.open(config.data.databases, config.data.tables_json)
+        cache = catalogue_folder(config.run_directory) if config.run_directory.is_dir() else None
+        catalogue = Catalogue.from_settings(config.data, config.data.databases, cache)
+        unreadable = list(catalogue.unreadable.values())
     read_inputs(config)
     if config.model.name_or_path is not None:
         load_tokenizer(config.model.name_or_path, config)
+    return unreadable
 
 
 def main(argv: Sequence[str] | None = None) -> int:

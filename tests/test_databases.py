@@ -139,6 +139,7 @@ def test_bad_folders_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(SpftError, match=r"id 'x'.*x/x\.sqlite and .*x\.db"):
         Catalogue.open(tmp_path)
     (tmp_path / "x.db").unlink()
+    (tmp_path / "x" / "x.sqlite").unlink()
     (tmp_path / "y.sqlite").write_text("these are not the bytes of a database")
     with pytest.raises(SpftError, match=r"'y' .*y\.sqlite\) is not a SQLite file"):
         Catalogue.open(tmp_path)

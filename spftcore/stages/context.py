@@ -31,6 +31,11 @@ BLOCK = 2048  # pairs that are encoded together
 METRICS_PER_STAGE = 100  # training curves keep about so many points
 
 
+def catalogue_folder(directory: Path) -> Path:
+    """Where a run keeps what it has read of the databases."""
+    return directory / "catalogue"
+
+
 @dataclass
 class RunContext:
     """One process's view of a run.
@@ -54,7 +59,8 @@ class RunContext:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        return Catalogue.open(self.databases, self.config.data.tables_json)
+        cache = catalogue_folder(self.directory)
+        return Catalogue.from_settings(self.config.data, self.databases, cache)
 
     @cached_property
     def renderer(self) -> PromptRenderer:
