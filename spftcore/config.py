@@ -31,6 +31,9 @@ class Section(BaseModel):
 class RunConfig(Section):
     name: str | None = Field(None, description="the run lives in DIRECTORY/NAME")
     directory: Path = Field(Path("runs"), description="folder that holds all runs")
+    continues: Path | None = Field(
+        None, description="finished run whose model and pairs this one begins with"
+    )
     seed: int = Field(1, description="seed of everything that is random")
     workers: int = Field(0, ge=0, description="stages run side by side (0: two on a CPU, else one)")
     threads: int = Field(0, ge=0, description="threads per worker (0: the cores shared out)")

@@ -68,7 +68,7 @@ def settings(arguments: argparse.Namespace) -> Config:
     if arguments.config is not None:
         given.append((str(arguments.config), read_yaml(arguments.config)))
     given.append(("the command line", options_given(arguments)))
-    config = _with_recipe(given)
+    config = _with_recipe(_after_its_predecessor(given))
     stored = config.run_directory / "config.yaml"
     if not stored.exists():
         if arguments.resume and hasattr(arguments, "run.name"):
@@ -97,6 +97,17 @@ def settings(arguments: argparse.Namespace) -> Config:
             f"{', '.join(changed)}. Resume it without them, or choose another --run.name."
         )
     return now
+
+
+def _after_its_predecessor(given: list[tuple[str, dict[str, Any]]]) -> list[Any]:
+    """The settings given, after those of the finished run that `run.continues` names."""
+    from spftcore.stages.continuing import continued
+
+    previous = continued(resolve(given))
+    if previous is None:
+        return given
+    name = nest("run.name", f"{previous.directory.resolve().name}-continued")
+    return [(str(previous.directory), previous.inputs()), ("its name", name), *given]
 
 
 def _with_recipe(given: list[tuple[str, dict[str, Any]]]) -> Config:

@@ -15,6 +15,7 @@ from spftcore.dialects import in_sqlite
 from spftcore.errors import SpftError, UsageError
 from spftcore.pairs import Pair, question_key, read_pairs, split_pairs
 from spftcore.stages.context import RunContext
+from spftcore.stages.continuing import continued, without_known
 from spftcore.store import StageWriter
 from spftcore.synthesis import TemplateError, TemplatePool, canonical, extract, normalise_sql
 from spftcore.verify import Outcome, Status
@@ -29,6 +30,8 @@ def is_demo(config: Config) -> bool:
         UsageError: pairs without databases, or databases without pairs.
     """
     data = config.data
+    if config.run.continues is not None:
+        return False
     if data.databases is None and data.pairs is None:
         return True
     if data.databases is None:
@@ -60,20 +63,26 @@ def databases_folder(config: Config, directory: Path) -> Path:
 
 
 def read_inputs(config: Config) -> tuple[list[Pair], list[Pair]]:
-    """(seeds, evaluation pairs), the latter with their split."""
+    """(seeds, evaluation pairs), the latter with their split.
+
+    A run that continues another has that one's training pairs too, after its own, and its
+    evaluation pairs where it is given none.
+    """
     data = config.data
+    previous = continued(config)
+    trained, evaluated = ([], []) if previous is None else previous.pairs()
     if is_demo(config):
         demo = Path(str(files("spftcore.demo")))
         pairs, dev, test = demo / "seeds.jsonl", demo / "dev.jsonl", demo / "test.jsonl"
         dev, test = data.dev or dev, data.test or test
     else:
-        assert data.pairs is not None
         pairs, dev, test = data.pairs, data.dev, data.test  # type: ignore[assignment]
     held_out = []
     for split, path in (("dev", dev), ("test", test)):
         if path is not None:
             held_out += read_pairs(path, source="benchmark", split=split)
-    return read_pairs(pairs, source="seed", split="train"), held_out
+    seeds = [] if pairs is None else read_pairs(pairs, source="seed", split="train")
+    return seeds + without_known(trained, seeds), held_out or evaluated
 
 
 def _sample(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:

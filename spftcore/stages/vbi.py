@@ -18,6 +18,7 @@ from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair, question_key
 from spftcore.stages.context import RunContext
+from spftcore.stages.continuing import continued
 from spftcore.store import StageWriter
 from spftcore.synthesis import SynthesizedSQL, TemplatePool, canonical, synthesize_sql
 from spftcore.synthesis.mentions import Mentions
@@ -90,10 +91,11 @@ def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
     the feedback sets that the text-to-SQL model answered right (Eq. 1)."""
     pairs = seeds(context)
     if round_ == 0:
-        model = _start(context, "sql-to-text")
+        previous = continued(context.config)
+        writer = None if previous is None else previous.question_writer()
+        model = context.load(writer) if writer else _start(context, "sql-to-text")
     else:
-        previous = context.store.result(f"sql_to_text_{round_ - 1}")["path"]
-        model = context.load(previous)
+        model = context.load(context.store.result(f"sql_to_text_{round_ - 1}")["path"])
         for number in range(1, round_ + 1):
             answers = context.store.answers(f"vbi_{number}_feedback", "feedback")
             feedback = context.store.pairs(stage=f"vbi_{number}_synthesize", split="feedback")
