@@ -11,7 +11,6 @@ from spftcore.databases import Catalogue, ForeignKey, infer_kind, natural_name, 
 from spftcore.errors import SpftError
 from spftcore.linking import ValueIndex
 
-
 SHOP = """
 create table customer (id integer primary key, "Home Town" text, since date not null);
 create table "order" (
