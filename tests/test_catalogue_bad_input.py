@@ -318,12 +318,16 @@ print(peak() - before)
     assert int(grown) < 50 * 1024  # KiB; one of the values alone has 95 MiB
 
 
-def test_every_spider_database_is_read_the_same_from_the_cache(data: Path, tmp_path: Path) -> None:
+def test_all_spider_databases_are_read_and_the_same_from_the_cache(
+    data: Path, tmp_path: Path
+) -> None:
     folder = data / "spider" / "database"
     first = Catalogue.open(folder, cache=tmp_path)
     again = Catalogue.open(folder, cache=tmp_path)
     assert len(first) == 163
     assert first.unreadable == {}
+    assert sum(table.rows for database in first.values() for table in database.tables) > 322_000
+    assert first["world_1"].column("country", "indepyear").natural_name == "indepdent year"
     for name, database in first.items():
         assert again[name].tables == database.tables
         assert again[name].foreign_keys == database.foreign_keys
