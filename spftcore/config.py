@@ -38,6 +38,9 @@ class RunConfig(Section):
     workers: int = Field(0, ge=0, description="stages run side by side (0: two on a CPU, else one)")
     threads: int = Field(0, ge=0, description="threads per worker (0: the cores shared out)")
     device: Device = Field("auto", description="where models run")
+    tracker: Literal["none", "wandb"] = Field(
+        "none", description="where training curves go beside TensorBoard"
+    )
 
 
 class DataConfig(Section):

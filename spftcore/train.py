@@ -31,6 +31,7 @@ from spftcore.errors import SpftError, UsageError, explain
 _FREE_ON_RESUME = {
     "run.directory",
     "run.name",
+    "run.tracker",
     "run.workers",
     "training.save_seconds",
     "training.save_steps",
@@ -152,8 +153,10 @@ def train(config: Config, console: Console) -> Path:
     from spftcore.runner import run_lock, run_stages
     from spftcore.stages.prepare import databases_folder
     from spftcore.store import Store
+    from spftcore.tracking import check_tracker
 
     directory = config.run_directory
+    check_tracker(config)
     for message in _check_inputs(config):  # complains before anything is written
         console.print(f"Left out: {message}", highlight=False, markup=False)
     if config.model.name_or_path is not None:
