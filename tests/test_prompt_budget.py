@@ -263,10 +263,10 @@ def test_a_run_counts_the_prompts_it_trimmed_once_for_each_pair(
 ) -> None:
     pair = Pair("p", "travel", QUESTION, GOLD)
     roomy = context_of(travel, tmp_path, max_prompt_tokens=4000)
-    length = len(roomy.text_to_sql_sequence(tiny, pair, GOLD).prompt)
+    length = len(roomy.text_to_sql_sequence(tiny, pair).prompt)
     assert roomy.prompt_notes() == {}
     tight = context_of(travel, tmp_path, max_prompt_tokens=length - 1)
-    sequence = tight.text_to_sql_sequence(tiny, pair, GOLD)
+    sequence = tight.text_to_sql_sequence(tiny, pair)
     assert len(sequence.prompt) < length
     assert tight.within_limits(sequence)
     tight.text_to_sql_group(tiny, pair, GOLD, "select 1")
@@ -279,7 +279,7 @@ def test_a_pair_is_dropped_only_if_its_smallest_prompt_does_not_fit(
 ) -> None:
     pair = Pair("p", "travel", QUESTION, GOLD)
     context = context_of(travel, tmp_path, max_prompt_tokens=5)
-    assert context.text_to_sql_sequences(tiny, [pair]) == []
+    assert list(context.text_to_sql_set(tiny, [pair])) == [None]
     assert context.take_dropped() == {"prompt too long": 1}
 
 
