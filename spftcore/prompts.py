@@ -6,19 +6,22 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from spftcore.config import PromptConfig
 from spftcore.databases import Catalogue
 from spftcore.linking import ValueIndex
 from spftcore.linking.golds import needed, padded
-from spftcore.linking.reranker import Reranker
 from spftcore.linking.schema import Needed, choose, score_schema, whole_schema
 from spftcore.linking.trimming import Trimming
 from spftcore.schema_text import Detail, SchemaStyle, condition, schema_text
 
 LIKELY = 0.05  # values with a lower probability of being needed are not shown
+if TYPE_CHECKING:
+    import torch
+
+    from spftcore.linking.reranker import Reranker
+
 _FENCE = re.compile(r"```(?:sqlite|sql)?\s*(.*?)(?:```|$)", re.DOTALL | re.IGNORECASE)
 # What SQL is cut into, from the left: quoted text, comments, blanks, the end of a statement.
 _PIECE = re.compile(
@@ -66,7 +69,9 @@ class PromptRenderer:
         self._indexes: dict[str, ValueIndex] = {}
         self._reranker: Reranker | None = None
         if config.reranker is not None and config.style != "linked":
-            self._reranker = Reranker(config.reranker, device or torch.device("cpu"))
+            from spftcore.linking.reranker import Reranker  # takes seconds, and few need it
+
+            self._reranker = Reranker(config.reranker, device)
         self._schema = lru_cache(maxsize=None)(self._render_schema)
 
     def text_to_sql(

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from spftcore.config import PromptConfig
 from spftcore.databases import Catalogue, Database
 from spftcore.errors import SpftError
 from spftcore.linking import ValueIndex, ValueMatch
 from spftcore.linking.golds import needed, padded
 from spftcore.linking.reranker import Reranker
 from spftcore.linking.schema import SchemaView, choose, filter_schema, score_schema
+from spftcore.prompts import PromptRenderer
 
 SCHOOL = """
 create table student (
@@ -183,7 +185,7 @@ def test_a_cross_encoder_scores_every_table_and_column(
 ) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    scores = Reranker(str(cross_encoder), torch.device("cpu")).score(school, "how many seats?")
+    scores = Reranker(str(cross_encoder)).score(school, "how many seats?")
     assert [len(c) for c in scores.columns] == [len(t.columns) for t in school.tables]
     tokenizer = AutoTokenizer.from_pretrained(cross_encoder)
     model = AutoModelForSequenceClassification.from_pretrained(cross_encoder).eval()
@@ -196,7 +198,7 @@ def test_a_cross_encoder_scores_every_table_and_column(
 
 def test_a_reranker_that_cannot_be_used_is_named(tmp_path: Path, cross_encoder: Path) -> None:
     with pytest.raises(SpftError, match=r"prompt\.reranker wants"):
-        Reranker(str(tmp_path), torch.device("cpu"))
+        Reranker(str(tmp_path))
     from transformers import BertForSequenceClassification
 
     many = tmp_path / "many"
@@ -208,7 +210,7 @@ def test_a_reranker_that_cannot_be_used_is_named(tmp_path: Path, cross_encoder: 
         if "token" in file.name or file.name == "vocab.txt":
             (many / file.name).write_bytes(file.read_bytes())
     with pytest.raises(SpftError, match="has 5 labels"):
-        Reranker(str(many), torch.device("cpu"))
+        Reranker(str(many))
 
 
 # -- real data ----------------------------------------------------------------------------------
@@ -251,3 +253,13 @@ def test_the_shown_part_hides_no_sensitive_names_but_their_values(school: Databa
     hidden = Database("hidden", school.path, tables, school.foreign_keys)
     view = filter_schema(hidden, "How many seats has the canteen?", tables=1, columns=1)
     assert kept(view) == {"canteen": ["seats"]}
+
+
+def test_a_prompt_shows_what_the_reranker_prefers(school: Database, cross_encoder: Path) -> None:
+    config = PromptConfig(reranker=str(cross_encoder), tables=1, columns=1)
+    catalogue = Catalogue({"school": school})
+    prompt = PromptRenderer(config, catalogue).text_to_sql("how many seats?", "school")
+    scores = Reranker(str(cross_encoder)).score(school, "how many seats?").tables
+    best = school.tables[scores.index(max(scores))].name
+    assert prompt.startswith(f"create table {best} (")
+    assert prompt.count("create table") == 1

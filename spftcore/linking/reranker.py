@@ -22,13 +22,13 @@ class Reranker:
     Args:
         name: folder or hub id of a `transformers` sequence-classification checkpoint in
             safetensors, with one label (a score) or two (no, yes). Its own code is not run.
-        device: where it runs.
+        device: where it runs; None: the CPU.
 
     Raises:
         SpftError: it cannot be loaded, or has more labels.
     """
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, name: str, device: torch.device | None = None) -> None:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             model = AutoModelForSequenceClassification.from_pretrained(
@@ -44,8 +44,8 @@ class Reranker:
                 f"The reranker {name} has {model.config.num_labels} labels; it must have one (a "
                 "score) or two (no, yes). Choose another for prompt.reranker."
             )
-        self._model = model.to(device).eval()
-        self._device = device
+        self._device = device or torch.device("cpu")
+        self._model = model.to(self._device).eval()
         self.score = lru_cache(maxsize=4096)(self._score)
 
     def _score(self, database: Database, question: str) -> Scores:
