@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from spftcore.databases import Catalogue, Database
+from spftcore.errors import SpftError
 from spftcore.linking import ValueIndex, ValueMatch
 from spftcore.linking.dates import dates_in
 from spftcore.linking.words import key_of, stem, within_one_edit
@@ -166,6 +167,27 @@ def test_where_no_cache_can_be_written_the_index_is_held_in_memory(tmp_path: Pat
     (tmp_path / "file").write_text("no folder")
     index = ValueIndex(database_of(tmp_path, SHOP), tmp_path / "file" / "cache")
     assert first(index, "Where is Obama?")[2] == "Barack Obama"
+
+
+def test_a_database_that_is_gone_is_named(tmp_path: Path) -> None:
+    database = database_of(tmp_path, SHOP)
+    database.path.unlink()
+    with pytest.raises(SpftError, match=r"own\.sqlite cannot be read"):
+        ValueIndex(database, tmp_path / "cache")
+
+
+def test_a_damaged_page_costs_its_own_values_alone(tmp_path: Path) -> None:
+    rows = ",".join(f"('word{n} {'x' * 50}')" for n in range(2000))
+    database = database_of(
+        tmp_path,
+        "create table good (x text); insert into good values ('Quito');"
+        f"create table bad (x text); insert into bad values {rows};",
+    )
+    with database.path.open("r+b") as file:
+        file.seek(12 * 4096)
+        file.write(b"\xff" * 4096)
+    index = ValueIndex(database, tmp_path / "cache")
+    assert [m.value for m in index.link("Is it Quito?", 1)] == ["Quito"]
 
 
 def test_sensitive_columns_are_neither_kept_nor_linked(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import apsw
 
 from spftcore.databases import Column, Database, Table, connect, quote_identifier, text_encoding
+from spftcore.errors import SpftError
 from spftcore.linking.dates import date_keys
 from spftcore.linking.words import key_of
 
@@ -102,8 +103,14 @@ def _digest(text: str) -> str:
 
 def _state(database: Database) -> str:
     """What the index depends on: format, the file's content as its stat tells it, the columns."""
-    stat = database.path.stat()
-    columns = [(table.name, column.name) for table, column in indexed_columns(database)]
+    try:
+        stat = database.path.stat()
+    except OSError as error:
+        raise SpftError(
+            f"Database {database.path} cannot be read ({error.strerror}). "
+            "Restore the file, or remove it from data.databases."
+        ) from error
+    columns = [(table.name, c.name, c.kind) for table, c in indexed_columns(database)]
     return _digest(json.dumps([FORMAT, stat.st_ino, stat.st_size, stat.st_mtime_ns, columns]))
 
 
@@ -122,11 +129,11 @@ def _build(name: str, database: Database, state: str) -> apsw.Connection:
     index.execute("pragma journal_mode = off; pragma synchronous = off; pragma cache_size = -65536")
     index.execute("begin; create table state (text)" + ";" + _SCHEMA)
     if indexed_columns(database):
-        with connect(database.path) as source:
+        with closing(connect(database.path)) as source:
             for number, (table, column) in enumerate(indexed_columns(database)):
                 index.executemany(
                     "insert into entries (column, value, key) values (?, ?, ?)",
-                    ((number, value, key) for value, key in _values(source, table, column)),
+                    ((number, value, key) for value, key in _readable(source, table, column)),
                 )
                 if column.kind == "date":
                     _add_dates(index, number)
@@ -151,6 +158,14 @@ def _add_dates(index: apsw.Connection, column: int) -> None:
         "insert or ignore into aliases values (?, ?)",
         ((key, entry) for value, entry in rows for key in date_keys(str(value))),
     )
+
+
+def _readable(
+    source: apsw.Connection, table: Table, column: Column
+) -> Iterator[tuple[str | int | float, str]]:
+    """The values of a column as far as SQLite can read them (a damaged page ends them)."""
+    with suppress(apsw.Error):
+        yield from _values(source, table, column)
 
 
 def _values(
