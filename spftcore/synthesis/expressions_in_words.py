@@ -138,7 +138,8 @@ class ExpressionSpeaker:
             return Value(f"all details of the {self.names.noun(use.source).one}", definite=False)
         text, kind = self.column_words(use.source, node.name)
         if use.owner is not scope or len(scope.sources) > 1:
-            text += f" of the {self.names.noun(use.source).one}"
+            of = f" of the {self.names.noun(use.source).one}"
+            return Value(text + of, kind, of=of)
         return Value(text, kind)
 
     def column_words(self, source: Source, name: str, many: bool = False) -> tuple[str, str]:

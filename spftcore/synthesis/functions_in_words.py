@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
+from spftcore.synthesis.wording import listing
+
 
 @dataclass(frozen=True)
 class Value:
@@ -16,11 +18,13 @@ class Value:
         text: a noun phrase without "the" in front.
         kind: number, text, time or other; decides how it is compared and sorted.
         definite: whether "the" belongs before it.
+        of: whose column it is, as it ends the text (" of the student").
     """
 
     text: str
     kind: str = "other"
     definite: bool = True
+    of: str = ""
 
     @property
     def the(self) -> str:
@@ -195,3 +199,18 @@ def _is_now(node: exp.Expr | None) -> bool:
     if isinstance(node, exp.TsOrDsToTimestamp):
         node = node.this
     return isinstance(node, exp.Literal) and node.is_string and node.this.lower() == "now"
+
+
+def listed(values: list[Value]) -> str:
+    """Values one after the other; what neighbours belong to is said once."""
+    parts: list[str] = []
+    for position, value in enumerate(values):
+        text = value.the
+        previous = values[position - 1].of if position else ""
+        following = values[position + 1].of if position + 1 < len(values) else ""
+        if value.of and value.of == following:
+            text = text.removesuffix(value.of)
+        if value.of and value.of == previous:
+            text = text.removeprefix("the ")
+        parts.append(text)
+    return listing(parts)

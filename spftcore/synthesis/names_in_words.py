@@ -12,7 +12,7 @@ from spftcore.databases import Column, Database, ForeignKey
 from spftcore.synthesis.functions_in_words import Value
 from spftcore.synthesis.resolve import Resolved, Scope, Source, Use
 from spftcore.synthesis.sql_text import conjuncts
-from spftcore.synthesis.wording import TableWords, plural, singular
+from spftcore.synthesis.wording import TableWords, is_person, plural, singular
 
 _ORDINALS = ("other", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _KEY_ENDING = re.compile(r" (id|ids|code|key|no|nr|num|number)$")
@@ -189,12 +189,15 @@ class Names:
         role = _KEY_ENDING.sub("", own)
         others = [words.own(c) for c in words.table.columns]
         clashing = sum(_KEY_ENDING.sub("", other) == role for other in others) > 1
-        return own if clashing or role == words.noun else role
+        return own if clashing else role
 
     def _noun(self, source: Source, role: str) -> Noun:
-        if role:
-            return Noun(role, plural(role))
         words = self.table(source)
+        if role and words is not None and role not in (words.noun, "id"):
+            last = role.split()[-1]
+            if last != words.noun.split()[-1] and not (words.is_person and is_person(last)):
+                role = f"{role} {words.noun}"  # "affirmative person", but "manager"
+            return Noun(role, plural(role))
         if words is not None:
             return Noun(words.noun, words.nouns)
         name = source.node.name if isinstance(source.node, exp.Table) else source.name

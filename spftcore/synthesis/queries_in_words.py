@@ -13,7 +13,7 @@ from spftcore.synthesis.expressions_in_words import (
     conditions_of,
     direction,
 )
-from spftcore.synthesis.functions_in_words import Value
+from spftcore.synthesis.functions_in_words import Value, listed
 from spftcore.synthesis.names_in_words import Names
 from spftcore.synthesis.resolve import Resolved, Scope, Source
 from spftcore.synthesis.sql_text import conjuncts
@@ -48,7 +48,7 @@ class _QuerySpeaker:
         before = self.meaning(tree)
         thing = self.thing(tree)
         text = f"{before}{self.rng.choice(SHOW).lower()} {thing}."
-        if not before and self.rng.random() < 0.6:
+        if not before and isinstance(tree, exp.Select) and self.rng.random() < 0.6:
             verb = "is" if self._is_one(tree) else "are"
             bare = thing.removeprefix("the ")
             text = self.rng.choice((f"what {verb} {thing}?", f"what {verb} {thing}?", bare))
@@ -67,14 +67,14 @@ class _QuerySpeaker:
     def nested(self, node: exp.Expr, last: bool) -> str:
         """A subquery within a sentence; in brackets where what follows could belong to it."""
         query = node.this if isinstance(node, exp.Subquery) else node
-        outer, self.words.last = self.words.last, False
+        outer, self.words.last = self.words.last, True
         text = self.meaning(query) + self.thing(query)
         self.words.last = outer
         return text if self._is_closed(query, last) else f"({text})"
 
     def existing(self, query: exp.Expr, last: bool) -> str:
         """The rows of a query in EXISTS."""
-        outer, self.words.last = self.words.last, False
+        outer, self.words.last = self.words.last, True
         if isinstance(query, exp.Select) and query.args.get("group") is None:
             text = self.meaning(query) + self.rows(query)
         else:
@@ -138,12 +138,16 @@ class _QuerySpeaker:
         return both + self._first(node, bool(terms), scope)
 
     def _side(self, node: exp.Expr) -> str:
-        text = self.thing(node)
         inner = node.this if isinstance(node, exp.Subquery) else node
         plain = isinstance(inner, exp.Select) and not any(
             inner.args.get(a) for a in ("group", "having", "order", "limit", "joins")
         )
-        return text if plain else f"({text})"
+        if plain:
+            return self.thing(node)
+        self.words.last = True
+        text = self.thing(node)
+        self.words.last = False
+        return f"({text})"
 
     def _first_scope(self, node: exp.Expr) -> Scope | None:
         while isinstance(node, exp.SetOperation | exp.Subquery):
@@ -186,34 +190,38 @@ class _QuerySpeaker:
 
     def body(self, select: exp.Select, scope: Scope, items: list[Value], distinct: bool) -> str:
         group = select.args.get("group")
-        listed = listing([item.the for item in items])
+        said = listed(items)
         if not scope.sources:
             where = select.args.get("where")
             only = ""
             if where is not None:
                 only = f" provided that {self.words.condition(where.this, scope).full}"
-            return ("the different values of " if distinct else "") + listed + only
+            return ("the different values of " if distinct else "") + said + only
         if group is not None:
             keys = [self.words.value(key, scope).text for key in group.expressions]
             each = listing(keys) if len(keys) == 1 else f"combination of {listing(keys)}"
-            over = self.rows(select, every=True)
+            rows = self.rows(select, every=True)
+            over = f"{'among' if len(scope.sources) == 1 else 'over'} {rows}"
             if keys == [item.text for item in items]:
-                return f"each different {each} among {over}"
+                return f"each different {each} {over}"
             per = self.rng.choice(("for each", "for every"))
-            return f"{listed} {per} {each} among {over}"
+            return f"{said} {per} {each} {over}"
         if self._is_aggregate(select):
             only = select.expressions[0].unnest()
             star = isinstance(only, exp.Count) and isinstance(only.this, exp.Star)
-            if star and len(items) == 1 and len(scope.sources) == 1:
+            single = len(scope.sources) == 1
+            if star and len(items) == 1 and single:
                 return f"the number of {self.rows(select)}"
             every = self.rows(select, every=True)
-            text = f"{listed} among {every}"
+            if star and len(items) == 1 and self.words.driving(scope) is None:
+                return f"the number of combinations of {every}"
+            text = f"{said} {'among' if single else 'over'} {every}"
             return f"{text}, each result once" if distinct else text
         if len(scope.sources) > 1:
             different = "the different combinations of " if distinct else ""
             if distinct and len(items) == 1:
-                return f"the different values of {listed} for {self.rows(select)}"
-            return f"{different}{listed} for {self.rows(select)}"
+                return f"the different values of {said} for {self.rows(select)}"
+            return f"{different}{said} for {self.rows(select)}"
         plain = [self._bare(item) for item in select.expressions]
         names = [name for name in plain if name]
         if len(names) == len(plain):
@@ -224,8 +232,8 @@ class _QuerySpeaker:
                 shown = f"the different combinations of {what}" if distinct else f"the {what}"
             return f"{shown} of {self.rows(select)}"
         different = "the different values of " if distinct else ""
-        joint = "of" if plain == [""] and listed == "all details" else "for"
-        return f"{different}{listed} {joint} {self.rows(select, every=True)}"
+        joint = "of" if plain == [""] and said == "all details" else "for"
+        return f"{different}{said} {joint} {self.rows(select, every=True)}"
 
     def _bare(self, item: exp.Expr) -> str:
         """A plain column in the plural, '' for anything else."""
@@ -261,7 +269,7 @@ class _QuerySpeaker:
             if not rest:
                 return f"all {text}" if every else text
             clauses = self.words.conditions(rest, scope)
-            return f"{text} {_relatives([c.relative for c in clauses])}"
+            return f"{text} {' and '.join(c.relative for c in clauses)}"
         first = scope.sources[0]
         parts = [f"each {self.names.noun(first).one}{self._definition(first)}"]
         for position, join in enumerate(joins, 1):
@@ -289,11 +297,12 @@ class _QuerySpeaker:
             parent = self.names.noun(link.parent).one
             text = f"each {one} of the {parent}"
             if link.role:
-                text = f"each {one} whose {link.role} is the {parent}"
-            used = list(link.used)
+                text, used = self._by_columns(scope, source, one, list(link.used))
+            else:
+                used = list(link.used)
         else:
             text, used = self._by_columns(scope, source, one, conditions)
-        rest = [c for c in conditions if not any(c is u for u in used)]
+        rest = _without(conditions, used)
         if join.side:
             if rest:
                 clauses = self.words.conditions(rest, scope)
@@ -329,7 +338,7 @@ class _QuerySpeaker:
         """What a derived table stands for."""
         if not isinstance(source.node, exp.Subquery):
             return ""
-        outer, self.words.last = self.words.last, False
+        outer, self.words.last = self.words.last, True
         text = self.meaning(source.node.this) + self.thing(source.node)
         self.words.last = outer
         return f" ({text})"
@@ -368,6 +377,5 @@ class _QuerySpeaker:
         return ", only the first" if count == "1" else f", only the first {count}"
 
 
-def _relatives(clauses: list[str]) -> str:
-    """ "whose age is above 30 and whose city is Lima"."""
-    return " and ".join(clauses)
+def _without(conditions: list[exp.Expr], said: list[exp.Expr]) -> list[exp.Expr]:
+    return [c for c in conditions if not any(c is one for one in said)]

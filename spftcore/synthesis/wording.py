@@ -24,6 +24,9 @@ _IRREGULAR = {
     "bus": "buses",
     "shoe": "shoes",
     "house": "houses",
+    "campus": "campuses",
+    "hero": "heroes",
+    "superhero": "superheroes",
     "headquarters": "headquarters",
 }
 _SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
@@ -121,6 +124,11 @@ _SCALES = {
     "salary": _PAY,
     "wage": _PAY,
 }
+
+
+def is_person(noun: str) -> bool:
+    """Whether a noun in the singular names people."""
+    return noun in _PEOPLE
 
 
 def singular(words: str) -> str:
@@ -226,9 +234,11 @@ class TableWords:
 
     def is_counted(self, column: Column) -> bool:
         """Whether a number column counts things: pages, beds, employees."""
-        last = self.own(column).split()[-1]
+        own = self.own(column)
+        last = own.split()[-1]
         return (
             column.kind == "number"
+            and " in " not in own  # "price in dollars" is no number of dollars
             and not self.is_key(column)
             and (last == "staff" or (last in _SINGULAR or singular(last) != last))
         )
