@@ -198,7 +198,7 @@ class Groups:
 
     def shown(self, group: NounPhrase, of: str) -> str:
         """The selected columns of the groups: "genres", "the name and town of the patients"."""
-        if self.about is None:
+        if self.about is None or not self.columns:
             return of
         words = self.frame.words(self.about)
         if [c for _, c in self.columns] == [words.label]:
