@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sqlglot import exp
 
+from spftcore.synthesis.clauses_in_words import (
+    Clause,
+    conditions_of,
+    connected_parts,
+    counted_condition,
+    direction,
+    frame_words,
+    is_condition,
+    literal,
+    quoted,
+)
 from spftcore.synthesis.conditions_in_words import OPERATORS
 from spftcore.synthesis.functions_in_words import Value, function
 from spftcore.synthesis.names_in_words import Names
 from spftcore.synthesis.phrases import NEGATED
 from spftcore.synthesis.resolve import Scope, Source
-from spftcore.synthesis.sql_text import conjuncts
 from spftcore.synthesis.wording import listing
 
 _NUMBERS = {
@@ -22,7 +31,7 @@ _NUMBERS = {
     ">=": ("is at least {}", "is no less than {}"),
     "<=": ("is at most {}", "is no more than {}"),
 }
-_COMPARED = {
+_COMPARED: dict[str, dict[str, tuple[str, ...]]] = {
     "number": _NUMBERS,
     "other": _NUMBERS,
     "time": {
@@ -38,9 +47,10 @@ _COMPARED = {
         "<=": ("is {} or comes before it in alphabetical order",),
     },
 }
-_EQUAL = {"=": ("is {}", "equals {}"), "!=": ("is not {}", "is different from {}")}
-_UP = {"number": "from low to high", "time": "from earliest to latest"}
-_DOWN = {"number": "from high to low", "time": "from latest to earliest"}
+_EQUAL: dict[str, tuple[str, ...]] = {
+    "=": ("is {}", "equals {}"),
+    "!=": ("is not {}", "is different from {}"),
+}
 _RANKS: dict[type[exp.Expr], str] = {
     exp.RowNumber: "position",
     exp.Rank: "rank",
@@ -55,26 +65,6 @@ _NEIGHBOURS: dict[type[exp.Expr], str] = {
     exp.LastValue: "in the last row",
     exp.NthValue: "in row number",
 }
-_NEEDS_QUOTES = (", ", " and ", " or ", '"', "(", ")", "?")
-
-
-@dataclass(frozen=True)
-class Clause:
-    """A condition: what it is about ("age", may be empty) and what is said of that."""
-
-    subject: str
-    predicate: str
-
-    @property
-    def full(self) -> str:
-        return f"the {self.subject} {self.predicate}" if self.subject else self.predicate
-
-    @property
-    def relative(self) -> str:
-        """As a relative clause: "whose age is above 40"."""
-        if self.subject:
-            return f"whose {self.subject} {self.predicate}"
-        return f"for which {self.predicate}"
 
 
 class ExpressionSpeaker:
@@ -222,7 +212,7 @@ class ExpressionSpeaker:
         if not isinstance(node, exp.Avg | exp.Sum | exp.Min | exp.Max):
             return None
         if isinstance(node, exp.Sum):
-            often = _counted(node.this)
+            often = counted_condition(node.this)
             if often is not None:
                 return Value(f"number of times that {self.condition(often, scope).full}", "number")
         inner = self._different(node.this, scope)
@@ -297,10 +287,10 @@ class ExpressionSpeaker:
             default = call.args.get("default")
             if default is not None:
                 place += f", or {self.value(default, scope).the} where there is none,"
-            return Value(f"{inner.text} {place}{by}{within}{_frame(spec)}", inner.kind)
+            return Value(f"{inner.text} {place}{by}{within}{frame_words(spec)}", inner.kind)
         inner = self.value(call, scope)
         running = "running " if order is not None and spec is None else ""
-        return Value(f"{running}{inner.text}{by}{within}{_frame(spec)}", inner.kind)
+        return Value(f"{running}{inner.text}{by}{within}{frame_words(spec)}", inner.kind)
 
     # Orders
 
@@ -359,9 +349,9 @@ class ExpressionSpeaker:
         self.last = outer
         return clauses
 
-    def _connected(self, node: exp.Expr, scope: Scope, negated: bool) -> Clause:
+    def _connected(self, node: exp.Connector, scope: Scope, negated: bool) -> Clause:
         outer, self.last = self.last, False
-        clauses = [self.condition(p, scope, negated) for p in _parts(node, type(node))]
+        clauses = [self.condition(p, scope, negated) for p in connected_parts(node, type(node))]
         self.last = outer
         both = isinstance(node, exp.And) != negated
         parts = [c.full for c in clauses]
@@ -385,7 +375,9 @@ class ExpressionSpeaker:
             kind = "number"
         forms = _EQUAL.get(op) or _COMPARED[kind][op]
         predicate = self.rng.choice(forms).format(other.the.replace("{", "{{")).replace("{{", "{")
-        return Clause(one.text, predicate) if one.definite else Clause("", f"{one.text} {predicate}")
+        return (
+            Clause(one.text, predicate) if one.definite else Clause("", f"{one.text} {predicate}")
+        )
 
     def _unended(self, node: exp.Expr, scope: Scope) -> Value:
         outer, self.last = self.last, False
@@ -420,9 +412,14 @@ class ExpressionSpeaker:
         does = "does not " if no else ""
         ending = "" if no else "s"
         if not isinstance(node, exp.Like) or not pattern.is_string or escape is not None:
-            kind = {exp.Glob: "glob pattern", exp.RegexpLike: "regular expression"}
+            kind: dict[type[exp.Expr], str] = {
+                exp.Glob: "glob pattern",
+                exp.RegexpLike: "regular expression",
+            }
             kind_name = kind.get(type(node), "search" if isinstance(node, exp.Match) else "pattern")
-            text = f"{does}match{'' if no else 'es'} the {kind_name} {self.value(pattern, scope).the}"
+            text = (
+                f"{does}match{'' if no else 'es'} the {kind_name} {self.value(pattern, scope).the}"
+            )
             if escape is not None:
                 text += f" with the escape character {self.value(escape, scope).the}"
             return self._about(node.this, text, scope)
@@ -441,93 +438,3 @@ class ExpressionSpeaker:
         else:
             text = f"{does}contain{ending} {shown}"
         return self._about(node.this, text, scope)
-
-
-def literal(node: exp.Expr) -> Value:
-    """A literal as a question writes it."""
-    if isinstance(node, exp.Null):
-        return Value("nothing", definite=False)
-    if isinstance(node, exp.Boolean):
-        return Value("true" if node.this else "false", definite=False)
-    if isinstance(node, exp.HexString):
-        return Value(f"the bytes {node.this}", definite=False)
-    if not node.is_string:
-        return Value(node.this, "number", definite=False)
-    return Value(quoted(node.this), "text", definite=False)
-
-
-def quoted(text: str) -> str:
-    """A text as it stands in a sentence: in quotation marks where it could be taken for words."""
-    if not text:
-        return "an empty text"
-    if text.strip() != text or "  " in text or any(mark in text for mark in _NEEDS_QUOTES):
-        return f"“{text}”" if '"' in text else f'"{text}"'
-    return text
-
-
-def direction(term: exp.Expr, kind: str) -> str:
-    """The direction of one term of ORDER BY."""
-    down = bool(term.args.get("desc"))
-    if kind == "text":
-        return f"in {'reverse ' if down else ''}alphabetical order"
-    return (_DOWN if down else _UP).get(kind, f"in {'descending' if down else 'ascending'} order")
-
-
-def is_condition(node: exp.Expr) -> bool:
-    """Whether an expression is a truth value."""
-    return isinstance(
-        node,
-        exp.Connector | exp.Predicate | exp.Not | exp.In | exp.Between | exp.Escape | exp.NullSafeEQ
-        | exp.NullSafeNEQ | exp.Is | exp.Exists,
-    )  # fmt: skip
-
-
-def conditions_of(join: exp.Join) -> list[exp.Expr]:
-    """The conditions of ON."""
-    return conjuncts(join.args.get("on"))
-
-
-def _parts(node: exp.Expr, connector: type[exp.Expr]) -> list[exp.Expr]:
-    node = node.unnest()
-    if isinstance(node, connector):
-        return _parts(node.left, connector) + _parts(node.right, connector)
-    return [node]
-
-
-def _counted(node: exp.Expr) -> exp.Expr | None:
-    """The condition that a sum of ones and zeros counts."""
-    node = node.unnest()
-    if is_condition(node):
-        return node
-    if isinstance(node, exp.Case) and node.this is None and len(node.args["ifs"]) == 1:
-        branch, other = node.args["ifs"][0], node.args.get("default")
-    elif isinstance(node, exp.If):
-        branch, other = node, node.args.get("false")
-    else:
-        return None
-    yes = branch.args.get("true")
-    if other is not None and yes is not None and (yes.name, other.name) == ("1", "0"):
-        condition: exp.Expr = branch.this
-        return condition
-    return None
-
-
-def _frame(spec: exp.Expr | None) -> str:
-    """The rows that a window function looks at, where the query says."""
-    if spec is None:
-        return ""
-    ends = []
-    for which in ("start", "end"):
-        at, side = spec.args.get(which), spec.args.get(f"{which}_side")
-        if at is None:
-            continue
-        text = at.name if isinstance(at, exp.Expr) else str(at)
-        if text.upper() == "CURRENT ROW":
-            ends.append("this row")
-        elif text.upper() == "UNBOUNDED":
-            ends.append("the first row" if str(side).upper() == "PRECEDING" else "the last row")
-        else:
-            where = "before" if str(side).upper() == "PRECEDING" else "after"
-            ends.append(f"{text} {where}")
-    unit = {"RANGE": " in value", "GROUPS": " in groups"}.get(str(spec.args.get("kind")).upper(), "")
-    return f" from {' to '.join(ends)}{unit}"

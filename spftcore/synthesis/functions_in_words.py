@@ -171,9 +171,11 @@ def _cast(node: exp.Expr, say: Say) -> Value:
 def _substring(node: exp.Substring, say: Say) -> Value:
     start, length = node.args.get("start"), node.args.get("length")
     of = say(node.this).the
-    if length is None:
-        return Value(f"part of {of} from character {say(start).text} on", "text")
-    numbers = [say(n).text for n in (start, length) if n is not None]
+    if start is None or length is None:
+        return Value(
+            f"part of {of} from character {say(start).text if start is not None else 1} on", "text"
+        )
+    numbers = [say(n).text for n in (start, length)]
     if numbers[0] == "1":
         return Value(f"first {numbers[1]} characters of {of}", "text")
     return Value(f"{numbers[1]} characters of {of} from character {numbers[0]} on", "text")

@@ -66,9 +66,7 @@ class Names:
                 taken.add(named.one)
                 self._nouns[id(source)] = named
 
-    def describe(
-        self, scopes: dict[int, Scope], say: Callable[[exp.Expr, Scope], Value]
-    ) -> None:
+    def describe(self, scopes: dict[int, Scope], say: Callable[[exp.Expr, Scope], Value]) -> None:
         """Learn how to say what the columns of derived tables are computed from."""
         self._scopes, self._say = scopes, say
 
@@ -81,7 +79,11 @@ class Names:
         while isinstance(query, exp.SetOperation | exp.Subquery):
             query = query.this
         scope = self._scopes.get(id(query))
-        if scope is None or id(scope) in self._open or not 0 <= position < len(scope.select.expressions):
+        if (
+            scope is None
+            or id(scope) in self._open
+            or not 0 <= position < len(scope.select.expressions)
+        ):
             return plain, "other"
         items = scope.select.expressions
         if any(item.unalias().is_star or item.find(exp.Query) for item in items):

@@ -8,11 +8,8 @@ from sqlglot import exp
 
 from spftcore.databases import Database
 from spftcore.synthesis.aggregates_in_words import AGGREGATES, SHOW
-from spftcore.synthesis.expressions_in_words import (
-    ExpressionSpeaker,
-    conditions_of,
-    direction,
-)
+from spftcore.synthesis.clauses_in_words import conditions_of, direction
+from spftcore.synthesis.expressions_in_words import ExpressionSpeaker
 from spftcore.synthesis.functions_in_words import Value, listed
 from spftcore.synthesis.names_in_words import Names
 from spftcore.synthesis.resolve import Resolved, Scope, Source
