@@ -128,7 +128,7 @@ class _QuerySpeaker:
             if isinstance(term.this, exp.Literal) and scope is not None:
                 items = self.items(scope.select)
                 place = int(term.this.this) - 1
-                value = items[place] if place < len(items) else Value(f"column {place + 1}")
+                value = items[place] if 0 <= place < len(items) else Value(f"column {place + 1}")
             terms.append(f"{value.text} {direction(term, value.kind)}")
         if terms:
             both += f", all sorted by {' and then by '.join(terms)}"
