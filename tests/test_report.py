@@ -69,7 +69,11 @@ def self_play(store):
         split = ["train", "train", "feedback", "ranking"]
         stage.pairs(
             Pair(
-                f"s{i}", "shop", f"Synthesized {i}?", "select 2", split=name,
+                f"s{i}",
+                "shop",
+                f"Synthesized {i}?",
+                "select 2",
+                split=name,
                 checks={"writer": "rules" if i else "model"},
             )
             for i, name in enumerate(split)
