@@ -84,6 +84,20 @@ def connected_parts(node: exp.Expr, connector: type[exp.Connector]) -> list[exp.
     return [node]
 
 
+def only_where(node: exp.Expr) -> tuple[exp.Expr, exp.Expr] | None:
+    """(value, condition) of `case when condition then value end`."""
+    node = node.unnest()
+    if isinstance(node, exp.Case) and node.this is None and len(node.args["ifs"]) == 1:
+        branch, other = node.args["ifs"][0], node.args.get("default")
+    elif isinstance(node, exp.If):
+        branch, other = node, node.args.get("false")
+    else:
+        return None
+    if other is not None and not isinstance(other, exp.Null):
+        return None
+    return branch.args["true"], branch.this
+
+
 def counted_condition(node: exp.Expr) -> exp.Expr | None:
     """The condition that a sum of ones and zeros counts."""
     node = node.unnest()

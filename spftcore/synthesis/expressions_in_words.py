@@ -16,6 +16,7 @@ from spftcore.synthesis.clauses_in_words import (
     frame_words,
     is_condition,
     literal,
+    only_where,
     quoted,
 )
 from spftcore.synthesis.conditions_in_words import OPERATORS
@@ -148,9 +149,8 @@ class ExpressionSpeaker:
             return words.columns(column), kind
         return words.measure(column), kind
 
-    def aggregate_of(self, node: exp.Expr, scope: Scope, known: bool = True) -> str:
+    def aggregate_of(self, inner: exp.Expr, scope: Scope) -> str:
         """What COUNT counts, in the plural."""
-        inner = node.this
         different = ""
         if isinstance(inner, exp.Distinct):
             different = "different "
@@ -204,7 +204,12 @@ class ExpressionSpeaker:
             where = self.condition(node.expression.this, scope).full
             return Value(f"{self.value(node.this, scope).text} counting only where {where}")
         if isinstance(node, exp.Count):
-            return Value(f"number of {self.aggregate_of(node, scope)}", "number")
+            part = only_where(node.this)
+            if part is not None:
+                counted = self.aggregate_of(part[0], scope)
+                where = self.condition(part[1], scope).full
+                return Value(f"number of {counted} counting only where {where}", "number")
+            return Value(f"number of {self.aggregate_of(node.this, scope)}", "number")
         if isinstance(node, exp.GroupConcat):
             separator = node.args.get("separator")
             by = f" joined by {self.value(separator, scope).text}" if separator is not None else ""

@@ -205,14 +205,10 @@ def _is_now(node: exp.Expr | None) -> bool:
 
 def listed(values: list[Value]) -> str:
     """Values one after the other; what neighbours belong to is said once."""
-    parts: list[str] = []
-    for position, value in enumerate(values):
-        text = value.the
-        previous = values[position - 1].of if position else ""
-        following = values[position + 1].of if position + 1 < len(values) else ""
-        if value.of and value.of == following:
-            text = text.removesuffix(value.of)
-        if value.of and value.of == previous:
-            text = text.removeprefix("the ")
-        parts.append(text)
-    return listing(parts)
+    groups: list[tuple[str, list[str]]] = []
+    for value in values:
+        if value.of and groups and groups[-1][0] == value.of:
+            groups[-1][1].append(value.text.removesuffix(value.of))
+        else:
+            groups.append((value.of, [value.the.removesuffix(value.of)]))
+    return listing([listing(parts) + of for of, parts in groups])

@@ -106,7 +106,10 @@ class _QuerySpeaker:
     def _is_one(self, tree: exp.Expr) -> bool:
         if not isinstance(tree, exp.Select) or tree.args.get("group") is not None:
             return False
-        return len(tree.expressions) == 1 and self._is_aggregate(tree)
+        limit = tree.args.get("limit")
+        single = limit is not None and limit.expression.name == "1"
+        single = single or not self.scopes[id(tree)].sources or self._is_aggregate(tree)
+        return len(tree.expressions) == 1 and single
 
     # Set operations
 
