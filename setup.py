@@ -168,6 +168,7 @@ setup(
         "vllm": VLLM,
         "gpu": [*FLASH, *VLLM],
         "qlora": ["bitsandbytes>=0.45"],
+        "wandb": ["wandb>=0.19"],
         "bench": ["func-timeout>=4.3"],
         "dev": [
             "pytest>=8",

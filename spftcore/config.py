@@ -31,10 +31,16 @@ class Section(BaseModel):
 class RunConfig(Section):
     name: str | None = Field(None, description="the run lives in DIRECTORY/NAME")
     directory: Path = Field(Path("runs"), description="folder that holds all runs")
+    continues: Path | None = Field(
+        None, description="finished run whose model and pairs this one begins with"
+    )
     seed: int = Field(1, description="seed of everything that is random")
     workers: int = Field(0, ge=0, description="stages run side by side (0: two on a CPU, else one)")
     threads: int = Field(0, ge=0, description="threads per worker (0: the cores shared out)")
     device: Device = Field("auto", description="where models run")
+    tracker: Literal["none", "wandb"] = Field(
+        "none", description="where training curves go beside TensorBoard"
+    )
 
 
 class DataConfig(Section):
@@ -44,6 +50,16 @@ class DataConfig(Section):
     test: Path | None = Field(None, description="held-out pairs; split off the seeds if missing")
     tables_json: Path | None = Field(
         None, description="Spider-style schema file with keys and natural names"
+    )
+    propose_keys: bool = Field(
+        True, description="find foreign keys between tables that are unconnected without"
+    )
+    sensitive: Literal["values", "hide", "show"] = Field(
+        "values",
+        description="columns that look personal or secret: values stay unseen, all hidden, shown",
+    )
+    sensitive_columns: tuple[str, ...] = Field(
+        (), description="more of them (column or table.column, with * and ?); !PATTERN: harmless"
     )
     max_pairs: int = Field(0, ge=0, description="use at most so many seed pairs (0: all)")
     max_test: int = Field(0, ge=0, description="use at most so many dev and test pairs (0: all)")

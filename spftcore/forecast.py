@@ -16,7 +16,6 @@ from rich.table import Table
 
 from spftcore import memory, models
 from spftcore.config import Config
-from spftcore.databases import Catalogue
 from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
@@ -47,7 +46,7 @@ def print_forecast(config: Config, console: Console) -> None:
         store = Store(directory / "run.sqlite")
         databases = databases_folder(config, directory)
         context = RunContext(config, directory, store, databases, lambda *_: None)
-        catalogue = Catalogue.open(databases, config.data.tables_json)
+        catalogue = context.catalogue
         seeds, held_out = read_inputs(config)
         seeds = [pair for pair in seeds if pair.database in catalogue][
             : config.data.max_pairs or None
@@ -136,7 +135,7 @@ def _rates(
         assert config.model.name_or_path is not None
         model = context.load(config.model.name_or_path, new_adapter=True)
     sample = seeds[: max(config.vbi.batch_size, config.generation.batch_size)]
-    items = context.text_to_sql_sequences(model, sample)
+    items = context.text_to_sql_set(model, sample)
     settings = config.vbi.model_copy(update={"steps": TRIAL_STEPS})
     times: list[float] = []
     fit(

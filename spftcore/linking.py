@@ -38,7 +38,7 @@ class ValueIndex:
             encoding = text_encoding(connection)
             for table in database.tables:
                 for column in table.columns:
-                    if column.kind != "text" or table.is_view:
+                    if column.kind != "text" or column.sensitive or table.is_view:
                         continue
                     name, source = quote_identifier(column.name), quote_identifier(table.name)
                     rows = connection.execute(

@@ -117,9 +117,8 @@ def _start_worker(
 
 
 def _run_stage(name: str) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
     from spftcore.stages.context import RunContext
+    from spftcore.tracking import write_curves
 
     last = 0.0
 
@@ -135,11 +134,7 @@ def _run_stage(name: str) -> None:
     try:
         with store.stage(name) as stage:
             _worker["stages"][name].run(context, stage)
-            curves = directory / "tensorboard" / name
-            shutil.rmtree(curves, ignore_errors=True)  # of a run that was killed right here
-            with SummaryWriter(str(curves)) as events:
-                for step, metric, value in stage.metrics():
-                    events.add_scalar(f"train/{metric}", value, step)
+            write_curves(context.config, directory, name, stage.metrics())
         shutil.rmtree(training_folder(directory, name), ignore_errors=True)
     except SpftError:
         raise

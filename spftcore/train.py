@@ -31,6 +31,7 @@ from spftcore.errors import SpftError, UsageError, explain
 _FREE_ON_RESUME = {
     "run.directory",
     "run.name",
+    "run.tracker",
     "run.workers",
     "training.save_seconds",
     "training.save_steps",
@@ -68,7 +69,7 @@ def settings(arguments: argparse.Namespace) -> Config:
     if arguments.config is not None:
         given.append((str(arguments.config), read_yaml(arguments.config)))
     given.append(("the command line", options_given(arguments)))
-    config = _with_recipe(given)
+    config = _with_recipe(_after_its_predecessor(given))
     stored = config.run_directory / "config.yaml"
     if not stored.exists():
         if arguments.resume and hasattr(arguments, "run.name"):
@@ -97,6 +98,17 @@ def settings(arguments: argparse.Namespace) -> Config:
             f"{', '.join(changed)}. Resume it without them, or choose another --run.name."
         )
     return now
+
+
+def _after_its_predecessor(given: list[tuple[str, dict[str, Any]]]) -> list[Any]:
+    """The settings given, after those of the finished run that `run.continues` names."""
+    from spftcore.stages.continuing import continued
+
+    previous = continued(resolve(given))
+    if previous is None:
+        return given
+    name = nest("run.name", f"{previous.directory.resolve().name}-continued")
+    return [(str(previous.directory), previous.inputs()), ("its name", name), *given]
 
 
 def _with_recipe(given: list[tuple[str, dict[str, Any]]]) -> Config:
@@ -141,9 +153,12 @@ def train(config: Config, console: Console) -> Path:
     from spftcore.runner import run_lock, run_stages
     from spftcore.stages.prepare import databases_folder
     from spftcore.store import Store
+    from spftcore.tracking import check_tracker
 
     directory = config.run_directory
-    _check_inputs(config)  # complains of bad input before anything is written
+    check_tracker(config)
+    for message in _check_inputs(config):  # complains before anything is written
+        console.print(f"Left out: {message}", highlight=False, markup=False)
     if config.model.name_or_path is not None:
         from spftcore.forecast import require_memory
 
@@ -170,17 +185,23 @@ def train(config: Config, console: Console) -> Path:
     return report
 
 
-def _check_inputs(config: Config) -> None:
+def _check_inputs(config: Config) -> list[str]:
+    """What the run can do without: one message for each database that cannot be read."""
     from spftcore.databases import Catalogue
     from spftcore.models import load_tokenizer
+    from spftcore.stages.context import catalogue_folder
     from spftcore.stages.prepare import is_demo, read_inputs
 
+    unreadable: list[str] = []
     if not is_demo(config):
         assert config.data.databases is not None
-        Catalogue.open(config.data.databases, config.data.tables_json)
+        cache = catalogue_folder(config.run_directory) if config.run_directory.is_dir() else None
+        catalogue = Catalogue.from_settings(config.data, config.data.databases, cache)
+        unreadable = list(catalogue.unreadable.values())
     read_inputs(config)
     if config.model.name_or_path is not None:
         load_tokenizer(config.model.name_or_path, config)
+    return unreadable
 
 
 def main(argv: Sequence[str] | None = None) -> int:

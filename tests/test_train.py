@@ -126,6 +126,41 @@ def test_rewards_are_kept_with_one_opponent_logprob_per_token(finished: Path) ->
     assert all(size > 0 and size % 4 == 0 for _, _, size in rows)
 
 
+def test_a_finished_run_is_continued_with_new_pairs(finished: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.jsonl"
+    question = {"database": "clinic", "question": "How many doctors earn over 1?"}
+    new.write_text(json.dumps({**question, "sql": "select count(*) from doctor where 1 < 2"}))
+    less = {"vbi.rounds": 1, "self_play.iterations": 0, "baselines": "", "vbi.ranking": 10}
+    values = {"run.directory": tmp_path, "run.continues": finished, "data.pairs": new, **less}
+    done = _train(*(f"--{key}={value}" for key, value in values.items()))
+    assert done.returncode == 0, done.stderr
+
+    run = tmp_path / "whole-continued"
+    store, before = Store(run / "run.sqlite"), Store(finished / "run.sqlite")
+    seeds = store.pairs(stage="prepare", split="train")
+    tested = {(p.question, p.sql) for p in store.pairs(stage="prepare", split="test")}
+    base = Path(store.result("base")["path"])
+    old = before.pairs(split="train")
+    expected = {(p.question, p.sql) for p in before.pairs(stage="prepare", split="test")}
+    store.close()
+    before.close()
+    assert base == finished / "model"
+    assert question["question"] in {pair.question for pair in seeds}
+    assert {pair.source for pair in old} == {"seed", "synthesized"}
+    # What the old run trained on is trained on again; its test stays its test.
+    assert {pair.id.partition(":")[2] for pair in seeds if ":" in pair.id} == {p.id for p in old}
+    assert tested == expected
+    assert (run / "model").is_dir()
+
+
+def test_only_a_finished_run_can_be_continued(finished: Path, tmp_path: Path) -> None:
+    missing = _train(f"--run.continues={tmp_path / 'none'}", f"--run.directory={tmp_path}")
+    assert (missing.returncode, "no run in" in missing.stderr) == (2, True)
+    shutil.copytree(finished, tmp_path / "half", ignore=shutil.ignore_patterns("model"))
+    half = _train(f"--run.continues={tmp_path / 'half'}", f"--run.directory={tmp_path}")
+    assert (half.returncode, "--resume" in half.stderr) == (2, True)
+
+
 def test_a_finished_run_is_not_overwritten(finished: Path) -> None:
     again = _train(*_options(finished.parent, "whole"))
     assert again.returncode == 2

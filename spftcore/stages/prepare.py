@@ -11,11 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from spftcore.config import Config
+from spftcore.dialects import in_sqlite
 from spftcore.errors import SpftError, UsageError
 from spftcore.pairs import Pair, question_key, read_pairs, split_pairs
 from spftcore.stages.context import RunContext
+from spftcore.stages.continuing import continued, without_known
 from spftcore.store import StageWriter
 from spftcore.synthesis import TemplateError, TemplatePool, canonical, extract, normalise_sql
+from spftcore.verify import Outcome, Status
 
 SPLIT_OFF = 0.15  # share of the seeds that becomes a test set when none is given
 
@@ -27,6 +30,8 @@ def is_demo(config: Config) -> bool:
         UsageError: pairs without databases, or databases without pairs.
     """
     data = config.data
+    if config.run.continues is not None:
+        return False
     if data.databases is None and data.pairs is None:
         return True
     if data.databases is None:
@@ -58,20 +63,26 @@ def databases_folder(config: Config, directory: Path) -> Path:
 
 
 def read_inputs(config: Config) -> tuple[list[Pair], list[Pair]]:
-    """(seeds, evaluation pairs), the latter with their split."""
+    """(seeds, evaluation pairs), the latter with their split.
+
+    A run that continues another has that one's training pairs too, after its own, and its
+    evaluation pairs where it is given none.
+    """
     data = config.data
+    previous = continued(config)
+    trained, evaluated = ([], []) if previous is None else previous.pairs()
     if is_demo(config):
         demo = Path(str(files("spftcore.demo")))
         pairs, dev, test = demo / "seeds.jsonl", demo / "dev.jsonl", demo / "test.jsonl"
         dev, test = data.dev or dev, data.test or test
     else:
-        assert data.pairs is not None
         pairs, dev, test = data.pairs, data.dev, data.test  # type: ignore[assignment]
     held_out = []
     for split, path in (("dev", dev), ("test", test)):
         if path is not None:
             held_out += read_pairs(path, source="benchmark", split=split)
-    return read_pairs(pairs, source="seed", split="train"), held_out
+    seeds = [] if pairs is None else read_pairs(pairs, source="seed", split="train")
+    return seeds + without_known(trained, seeds), held_out or evaluated
 
 
 def _sample(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
@@ -81,25 +92,50 @@ def _sample(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
     return pairs
 
 
+class LeftOut:
+    """Pairs that are not used, counted by cause with an example of each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+
+    def add(self, stage: StageWriter, pair: Pair, cause: str, message: str) -> None:
+        self.counts[cause] += 1
+        self.examples.setdefault(cause, f"{pair.id}: {message}")
+        stage.excluded(pair, cause, message)
+
+    def result(self) -> dict[str, int | str]:
+        """Counts and examples, as a stage's result states them."""
+        stated: dict[str, int | str] = {}
+        for cause in sorted(self.counts):
+            stated[f"left out ({cause})"] = self.counts[cause]
+            stated[f"for example ({cause})"] = self.examples[cause]
+        return stated
+
+
 def prepare(context: RunContext, stage: StageWriter) -> None:
     """Stores the checked pairs with their splits, and the templates of the seeds.
 
-    A pair of an unknown database, or whose gold does not run, is left out and kept in
-    `excluded_pairs` with the cause.
+    A pair of an unknown or unreadable database, or whose gold does not run, is left out and kept
+    in `excluded_pairs` with the cause. A gold that only another dialect understands is put into
+    SQLite's SQL.
 
     Raises:
         SpftError: a file is unreadable, or no pair is left.
     """
     config = context.config
     seeds, held_out = read_inputs(config)
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     seeds = _checked(context, stage, seeds, left_out)
     held_out = _checked(context, stage, held_out, left_out)
     if not seeds:
+        causes = "; ".join(
+            f"{cause}: {count}, for example {left_out.examples[cause]}"
+            for cause, count in left_out.counts.most_common()
+        )
         raise SpftError(
-            f"None of the pairs in {config.data.pairs} can be used: every one names an unknown "
-            f"database or has a gold that does not run. Databases found in {context.databases}: "
-            f"{', '.join(list(context.catalogue)[:10])}."
+            f"None of the pairs in {config.data.pairs} can be used ({causes}). Databases found in "
+            f"{context.databases}: {', '.join(list(context.catalogue)[:10])}."
         )
     if not held_out:
         split = split_pairs(
@@ -140,11 +176,13 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
     for name, database in context.catalogue.items():
         rows = sum(table.rows for table in database.tables)
         stage.database(name, str(database.path), len(database.tables), rows)
+    unreadable = len(context.catalogue.unreadable)
     stage.result = {
         "seeds": len(seeds),
         "templates": len(pool),
         **Counter(pair.split for pair in held_out),
-        **{f"left out ({cause})": count for cause, count in sorted(left_out.items())},
+        **({"unreadable databases": unreadable} if unreadable else {}),
+        **left_out.result(),
     }
 
 
@@ -153,7 +191,7 @@ def _apart(
     stage: StageWriter,
     seeds: Sequence[Pair],
     held_out: Sequence[Pair],
-    left_out: Counter[str],
+    left_out: LeftOut,
 ) -> list[Pair]:
     """The seeds that share neither a query nor a question with what is evaluated on."""
 
@@ -166,8 +204,8 @@ def _apart(
     for pair in seeds:
         shared = sorted(kind for kind, _ in keys(pair) & evaluated)
         if shared:
-            left_out["shared with evaluation"] += 1
-            stage.excluded(pair, "shared with evaluation", f"the same {' and '.join(shared)}")
+            message = f"the same {' and '.join(shared)}"
+            left_out.add(stage, pair, "shared with evaluation", message)
         else:
             kept.append(pair)
     return kept
@@ -178,25 +216,43 @@ def _canonical(context: RunContext, pair: Pair) -> str:
 
 
 def _checked(
-    context: RunContext, stage: StageWriter, pairs: Sequence[Pair], left_out: Counter[str]
+    context: RunContext, stage: StageWriter, pairs: Sequence[Pair], left_out: LeftOut
 ) -> list[Pair]:
-    """The pairs whose database exists and whose gold runs; the others are recorded and counted."""
-    known = [pair for pair in pairs if pair.database in context.catalogue]
+    """The pairs whose database is readable and whose gold runs, if need be put into SQLite's SQL;
+    the others are recorded and counted."""
+    catalogue = context.catalogue
+    known = [pair for pair in pairs if pair.database in catalogue]
     for pair in pairs:
-        if pair.database not in context.catalogue:
-            left_out["unknown database"] += 1
-            stage.excluded(pair, "unknown database", f"no database '{pair.database}'")
-    outcomes = context.executor.execute(
-        [(context.catalogue[pair.database].path, pair.sql) for pair in known]
-    )
+        if pair.database in catalogue.unreadable:
+            cause, message = "unreadable database", catalogue.unreadable[pair.database]
+            left_out.add(stage, pair, cause, message)
+        elif pair.database not in catalogue:
+            left_out.add(stage, pair, "unknown database", f"no database '{pair.database}'")
+    outcomes = context.executor.execute([(catalogue[p.database].path, p.sql) for p in known])
+    foreign = [
+        (catalogue[pair.database].path, pair.sql)
+        for pair, outcome in zip(known, outcomes, strict=True)
+        if _may_be_foreign(outcome)
+    ]
+    translated = iter(in_sqlite(foreign, context.executor))
     kept = []
     for pair, outcome in zip(known, outcomes, strict=True):
+        reading = next(translated) if _may_be_foreign(outcome) else None
         if outcome.ran:
             kept.append(pair)
+        elif reading is not None:
+            checks = {**pair.checks, "dialect": reading.dialect, "sql before": pair.sql}
+            kept.append(replace(pair, sql=reading.sql, checks=checks))
         else:
-            left_out["gold does not run"] += 1
-            stage.excluded(pair, "gold does not run", outcome.message)
+            left_out.add(stage, pair, "gold does not run", outcome.message)
     return kept
+
+
+def _may_be_foreign(outcome: Outcome) -> bool:
+    """Whether SQLite did not understand a query. A missing table or column says something else:
+    a reading that makes a string of it would only hide the fault."""
+    no_function = outcome.message.startswith("no such function")
+    return outcome.status is Status.SYNTAX_ERROR or no_function
 
 
 def _in_one_style(context: RunContext, pairs: Sequence[Pair]) -> list[Pair]:

@@ -11,12 +11,14 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from spftcore import models
 from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair, question_key
 from spftcore.stages.context import RunContext
+from spftcore.stages.continuing import continued
 from spftcore.store import StageWriter
 from spftcore.synthesis import SynthesizedSQL, TemplatePool, canonical, synthesize_sql
 from spftcore.synthesis.mentions import Mentions
@@ -62,7 +64,7 @@ def base(context: RunContext, stage: StageWriter) -> None:
         stage.result = {"path": source}
         return
     model = _start(context, "base")
-    items = context.text_to_sql_sequences(model, seeds(context))
+    items = context.text_to_sql_set(model, seeds(context))
     context.train(stage, model, items, Supervised(), context.config.base, dropout=True)
     stage.result = {"path": context.save(model, "base")}
 
@@ -77,7 +79,7 @@ def sft(context: RunContext, stage: StageWriter) -> None:
     vbi = context.config.vbi
     settings = vbi.model_copy(update={"steps": vbi.steps * vbi.rounds})
     model = context.load(context.store.result("base")["path"], new_adapter=True)
-    items = context.text_to_sql_sequences(model, seeds(context))
+    items = context.text_to_sql_set(model, seeds(context))
     context.train(stage, model, items, Supervised(), settings, dropout=True)
     stage.result = {"path": context.save(model, "sft")}
 
@@ -90,16 +92,16 @@ def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
     the feedback sets that the text-to-SQL model answered right (Eq. 1)."""
     pairs = seeds(context)
     if round_ == 0:
-        model = _start(context, "sql-to-text")
+        previous = continued(context.config)
+        writer = None if previous is None else previous.question_writer()
+        model = context.load(writer) if writer else _start(context, "sql-to-text")
     else:
-        previous = context.store.result(f"sql_to_text_{round_ - 1}")["path"]
-        model = context.load(previous)
+        model = context.load(context.store.result(f"sql_to_text_{round_ - 1}")["path"])
         for number in range(1, round_ + 1):
             answers = context.store.answers(f"vbi_{number}_feedback", "feedback")
             feedback = context.store.pairs(stage=f"vbi_{number}_synthesize", split="feedback")
             pairs += [p for p in feedback if answers[p.id].verdict == "right"]
-    items = [_question_sequence(context, model, pair) for pair in pairs]
-    items = [item for item in items if context.within_limits(item)]
+    items = context.training_set(pairs, partial(_question_sequence, context, model))
     settings = context.config.sql_to_text
     if round_ == 0 and context.config.model.name_or_path is None:
         settings = settings.model_copy(update={"steps": settings.scratch_steps})
@@ -112,7 +114,7 @@ def _question_sequence(context: RunContext, model: LanguageModel, pair: Pair) ->
     rng = random.Random(context.seed("draft", pair.id))
     draft = verbalise(pair.sql, context.catalogue[pair.database], rng) or ""
     task = Task(pair.database, sql, mask_draft(draft, literals))
-    return context.encode(model, _question_prompt(context, task), question)
+    return context.encode(model, _question_prompt(context, task), question, pair.id)
 
 
 def _question_prompt(context: RunContext, task: Task) -> str:
@@ -202,7 +204,7 @@ def train(context: RunContext, stage: StageWriter, round_: int) -> None:
     store = context.store
     previous = "base" if round_ == 1 else f"vbi_{round_ - 1}_train"
     model = context.load(store.result(previous)["path"], new_adapter=True)
-    items = context.text_to_sql_sequences(model, training_pairs(context, round_))
+    items = context.text_to_sql_set(model, training_pairs(context, round_))
     context.train(stage, model, items, Supervised(), context.config.vbi, dropout=True)
     stage.result = {"path": context.save(model, f"vbi_{round_}"), "pairs": len(items)}
 

@@ -74,7 +74,8 @@ def column_facts(database: Database) -> dict[str, list[ColumnFacts]]:
                     primary=column.primary_key and alone,
                     foreign=database.is_foreign_key(table.name, column.name),
                     has_values=bool(column.examples),
-                    identifier=bool(_IDENTIFIER.search(name)),
+                    # Numbers that sort as texts are as unfit for `<` and ORDER BY as keys are.
+                    identifier=bool(_IDENTIFIER.search(name)) or column.sorts_as_text,
                     label=bool(_LABEL.search(name)),
                 )
             )

@@ -125,6 +125,7 @@ def styled(sql: str, database: Database | None) -> Resolved:
     """Resolve a query and rewrite its tree into the one style. Raises ResolveError."""
     resolved = resolve(sql, database)
     for scope in resolved.scopes:
+        _refuse_empty_names(scope)
         spread_join_conditions(scope)
     _choose_names(resolved, database)
     for scope in resolved.scopes:
@@ -134,6 +135,14 @@ def styled(sql: str, database: Database | None) -> Resolved:
             if ordered.args.get("desc") is False:
                 ordered.set("desc", None)
     return resolved
+
+
+def _refuse_empty_names(scope: Scope) -> None:
+    """SQLite knows a table or column named by the empty string; sqlglot takes it for none."""
+    names = [source.table.name for source in scope.sources if source.table is not None]
+    names += [use.base[1].name for use in scope.uses if use.base is not None]
+    if not all(names):
+        raise ResolveError("a table or column named by the empty string")
 
 
 def conjuncts(condition: exp.Expr | None) -> list[exp.Expr]:

@@ -71,10 +71,12 @@ def literal(value: str | int | float) -> str:
 
 
 def _read_rows(database: Database, table: Table) -> list[tuple[Value, ...]]:
-    # Text leaves SQLite as bytes so that text which is not UTF-8 cannot raise.
+    # Text leaves SQLite as bytes so that text which is not UTF-8 cannot raise; texts too long for
+    # a literal are not fetched, since they may be of any size.
     columns = ", ".join(
-        f"case typeof({name}) when 'text' then cast({name} as blob) "
-        f"when 'blob' then null else {name} end, typeof({name})"
+        f"case when octet_length({name}) > {4 * LONGEST_TEXT} then null "
+        f"when typeof({name}) = 'text' then cast({name} as blob) "
+        f"when typeof({name}) = 'blob' then null else {name} end, typeof({name})"
         for name in (quote_identifier(column.name) for column in table.columns)
     )
     source = quote_identifier(table.name)

@@ -1,0 +1,1 @@
+"""Parts of the catalogue, one concept a file; callers import from `spftcore.databases`."""
