@@ -157,6 +157,9 @@ class SqlToTextConfig(TrainConfig):
     """The model that writes questions (one training per round)."""
 
     scratch_steps: int = Field(600, ge=0, description="steps of a tiny model's first training")
+    round_trip: bool = Field(
+        True, description="let the text-to-SQL model answer the questions, and choose by that"
+    )
 
 
 class VbiConfig(TrainConfig):

@@ -174,7 +174,9 @@ def _size(
         return f"{steps} steps", steps * step
     if name.endswith("_synthesize"):
         queries = round((stage_1.count + stage_1.feedback + stage_1.ranking) * vbi.QUERIES_PER_PAIR)
-        return f"{queries} questions", queries * answer
+        # The round trip answers every question, and the rule's where the model's failed.
+        each = 2.5 if config.sql_to_text.round_trip else 1.0
+        return f"{queries} questions", queries * answer * each
     if name.startswith("vbi") and name.endswith("_train"):
         return f"{stage_1.steps} steps", stage_1.steps * step
     if name.endswith("_feedback"):

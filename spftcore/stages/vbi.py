@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +22,8 @@ from spftcore.stages.continuing import continued
 from spftcore.store import StageWriter
 from spftcore.synthesis import SynthesizedSQL, TemplatePool, canonical, synthesize_sql
 from spftcore.synthesis.mentions import Mentions
-from spftcore.synthesis.placeholders import mask_literals, unmask_question
+from spftcore.synthesis.placeholders import mask_draft, mask_literals
+from spftcore.synthesis.questions import Task, WrittenQuestions, write_questions
 from spftcore.synthesis.verbalise import verbalise
 from spftcore.training.groups import TokenSequence
 from spftcore.training.objectives import Supervised
@@ -109,9 +110,15 @@ def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
 
 
 def _question_sequence(context: RunContext, model: LanguageModel, pair: Pair) -> TokenSequence:
-    sql, question, _ = mask_literals(pair.sql, context.renderer.question(pair.question))
-    prompt = context.renderer.sql_to_text(sql, pair.database)
-    return context.encode(model, prompt, question, pair.id)
+    sql, question, literals = mask_literals(pair.sql, context.renderer.question(pair.question))
+    rng = random.Random(context.seed("draft", pair.id))
+    draft = verbalise(pair.sql, context.catalogue[pair.database], rng) or ""
+    task = Task(pair.database, sql, mask_draft(draft, literals))
+    return context.encode(model, _question_prompt(context, task), question, pair.id)
+
+
+def _question_prompt(context: RunContext, task: Task) -> str:
+    return context.renderer.sql_to_text(task.sql, task.database, task.draft)
 
 
 # -- a round ------------------------------------------------------------------------------------
@@ -138,9 +145,9 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
         weights,
     )
     stage.rejections("sql", synthesized.rejections)
-    pairs, rejected = _write_questions(context, stage, round_, synthesized.queries)
-    pairs = pairs[:wanted]
-    stage.rejections("question", rejected)
+    written = _write_questions(context, stage, round_, synthesized.queries)
+    pairs = written.pairs[:wanted]
+    stage.rejections("question", written.rejections)
     random.Random(context.seed(stage.stage, "split")).shuffle(pairs)
     counts = {"feedback": settings.feedback, "ranking": settings.ranking if round_ == 1 else 0}
     # A small harvest is shared out in the wanted proportions rather than all going to one split.
@@ -155,74 +162,41 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     pairs = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
     stage.pairs(pairs)
     writers = Counter(f"written by {pair.checks['writer']}" for pair in pairs)
-    stage.result = {"queries": len(synthesized.queries), **Counter(splits), **writers}
+    stage.result = {
+        "queries": len(synthesized.queries),
+        "question checks": written.table(),
+        **Counter(splits),
+        **writers,
+    }
 
 
 def _write_questions(
     context: RunContext, stage: StageWriter, round_: int, queries: list[SynthesizedSQL]
-) -> tuple[list[Pair], Counter[str]]:
+) -> WrittenQuestions:
     """One question per query: the SQL-to-Text model's, and where that fails a check, the
-    rule-based one. Returns the pairs and the rejections by cause."""
+    rule-based one."""
     known = context.store.pairs()
-    seen = {(pair.database, question_key(pair.question)) for pair in known}
-    mentions = Mentions(
-        (pair.question, pair.sql, context.catalogue[pair.database]) for pair in seeds(context)
-    )
     model = context.load(context.store.result(f"sql_to_text_{round_ - 1}")["path"])
-    masked = [mask_literals(query.sql) for query in queries]
-    written: dict[int, tuple[str, str]] = {}  # query: (question, writer)
-    rejected: Counter[str] = Counter()
+    answers = None
+    if context.config.sql_to_text.round_trip:
+        current = "base" if round_ == 1 else f"vbi_{round_ - 1}_train"
+        solver = context.load(context.store.result(current)["path"])
 
-    def offer(index: int, question: str | None, writer: str) -> None:
-        query = queries[index]
-        cause = _fault(question, query, seen)
-        if cause is None and question is not None and writer == "model":
-            cause = mentions.fault(question, query.sql, context.catalogue[query.database])
-        if cause is None and question is not None:
-            seen.add((query.database, question_key(question)))
-            written[index] = (question, writer)
-        else:
-            rejected[f"{writer}: {cause}"] += 1
+        def answers(pairs: Sequence[Pair]) -> list[str]:
+            return [answer.verdict for answer in context.answer(solver, current, pairs)]
 
-    prompts = [
-        context.renderer.sql_to_text(sql, query.database)
-        for query, (sql, _, _) in zip(queries, masked, strict=True)
-    ]
-    for i, text in enumerate(context.generate(model, prompts)):
-        offer(i, unmask_question(" ".join(text.split()), masked[i][2]), "model")
-    rng = random.Random(context.seed(stage.stage, "rules"))
-    for i, query in enumerate(queries):
-        if i not in written:
-            question = verbalise(query.sql, context.catalogue[query.database], rng)
-            offer(i, question, "rules")
-    pairs = [
-        Pair(
-            id=f"{stage.stage}-{index:06d}",
-            database=queries[index].database,
-            question=question,
-            sql=queries[index].sql,
-            split="train",
-            source="synthesized",
-            template=queries[index].template_id,
-            checks={"writer": writer},
-        )
-        for index, (question, writer) in sorted(written.items())
-    ]
-    return pairs, rejected
-
-
-def _fault(
-    question: str | None, query: SynthesizedSQL, seen: Container[tuple[str, str]]
-) -> str | None:
-    if question is None:
-        return "no question, or a literal lost or invented"
-    if len(question.split()) < 3:
-        return "too short"
-    if "select " in question.lower() and " from " in question.lower():
-        return "SQL leaked"
-    if (query.database, question_key(question)) in seen:
-        return "question asked before"
-    return None
+    return write_questions(
+        queries,
+        context.catalogue,
+        random.Random(context.seed(stage.stage, "rules")),
+        model=lambda tasks: context.generate(model, [_question_prompt(context, t) for t in tasks]),
+        seen={(pair.database, question_key(pair.question)) for pair in known},
+        mentions=Mentions(
+            (pair.question, pair.sql, context.catalogue[pair.database]) for pair in seeds(context)
+        ),
+        answers=answers,
+        prefix=stage.stage,
+    )
 
 
 def train(context: RunContext, stage: StageWriter, round_: int) -> None:
