@@ -63,7 +63,9 @@ def test_schema_is_read_with_keys_kinds_and_examples(tmp_path: Path) -> None:
         "paid": "boolean",
         "note": "number",  # declared nothing
     }
-    assert shop.foreign_keys == (ForeignKey("order", "customer_id", "customer", "id", "declared", 0),)
+    assert shop.foreign_keys == (
+        ForeignKey("order", "customer_id", "customer", "id", "declared", 0),
+    )
     assert shop.is_foreign_key("ORDER", "Customer_Id")
 
 

@@ -6,6 +6,7 @@ A template is one line of SQL in which
     {a.1: number}           is a column of {a}: number, text, date, boolean, other; `pk` or `fk`
                             for a key, `fk b` for a key that refers to {b}, `like b.2` for a
                             column that is compared with {b.2}; later mentions are {a.1}
+    {a.*}                   is all columns of {a}
     {v1 = a.1}              is a value that occurs in {a.1}
     {v1 > a.1} {v1 < a.1}   is a value with some of {a.1} above it, or below it
     {v1 low a.1} {v2 high a.1}                          are the ends of a range of {a.1}
@@ -107,7 +108,15 @@ class FromMention:
     scope: int
 
 
-Part = str | ColumnMention | ValueMention | TableMention | FromMention
+@dataclass(frozen=True)
+class StarMention:
+    """All columns of one table of a FROM clause (`t.*`)."""
+
+    instance: str
+    scope: int
+
+
+Part = str | ColumnMention | StarMention | ValueMention | TableMention | FromMention
 
 
 @dataclass
@@ -126,6 +135,7 @@ _TOKEN = re.compile(
     r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\{[^{}]*\}|[A-Za-z_][A-Za-z0-9_]*|[0-9.]+|\s+|."
 )
 _TABLE = re.compile(r"([a-z]+)(#\d+)?\Z")
+_STAR = re.compile(r"([a-z]+(?:#\d+)?)\.\*\Z")
 _COLUMN = re.compile(r"([a-z]+)(#\d+)?\.(\d+)(?::\s*(.*))?\Z")
 _VALUE = re.compile(r"(v\d+)(?:\s+(\S+)(?:\s+([a-z]+\.\d+))?)?\Z")
 _IMPLICIT = re.compile(
@@ -249,6 +259,8 @@ class CompiledTemplate:
         if match := _TABLE.match(inside):
             self._add_table(inside, scope)
             return TableMention(inside, scope)
+        if match := _STAR.match(inside):
+            return StarMention(match.group(1), scope)
         if match := _COLUMN.match(inside):
             table, copy, number, described = match.groups()
             name = f"{table}.{number}"
