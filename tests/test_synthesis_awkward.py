@@ -4,7 +4,6 @@ import random
 import re
 import sqlite3
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from awkward_queries import SCHEMA, queries
@@ -69,6 +68,7 @@ _TOKEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+|\s+|.")
 _STRANGE = ("{a}", "{v1}", "\x01", "'", '"', "é", "(", ")", "日本", ";", "--", "/*")
 # Two texts side by side: SQLite takes the second for a name, sqlglot glues them together.
 _TEXT_AS_NAME = re.compile(r"['\)]\s*'")
+_CLOCK = re.compile(r"day\s*\(\s*\)")  # julianday() is the present time
 
 
 def mutated(rng: random.Random, corpus: list[list[str]]) -> str:
@@ -107,7 +107,7 @@ def test_mutated_queries_are_read_rightly_or_refused(
             causes[error.cause] += 1
             continue
         gold = bag(connection, sql)
-        if gold is None or "day()" in sql or _TEXT_AS_NAME.search(sql):  # day(): the present time
+        if gold is None or _CLOCK.search(sql) or _TEXT_AS_NAME.search(sql):
             continue
         assert bag(connection, again) == gold, (sql, template.text, again)
         same += 1

@@ -1,4 +1,4 @@
-"""FROM clauses in one plain form: parentheses, USING, NATURAL and the stars over them spelled out."""
+"""FROM clauses in one plain form: parentheses, USING, NATURAL and stars over them spelled out."""
 
 from __future__ import annotations
 
@@ -32,16 +32,18 @@ def flatten_parentheses(select: exp.Select) -> bool:
     if from_ is None:
         return True
     joins = select.args.get("joins") or []
-    outer = any(join.side for join in joins)
+    outer = any(join.args.get("side") for join in joins)
     flat: list[exp.Expr] = []
     head, inner = _without_parentheses(from_.this)
     from_.set("this", head)
-    if any(join.side for join in inner) and joins:
+    if any(join.args.get("side") for join in inner) and joins:
         return False
     flat += inner
     for join in joins:
         table, inner = _without_parentheses(join.this)
-        if inner and (outer or any(other.side for other in inner) or join.args.get("using")):
+        if inner and (
+            outer or any(other.args.get("side") for other in inner) or join.args.get("using")
+        ):
             return False
         join.set("this", table)
         flat += [join, *inner]
