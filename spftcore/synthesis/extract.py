@@ -343,6 +343,8 @@ class _Extraction:
         marked = _BARE_JOIN.sub(r"\1", marked)
         if "{" in marked or "}" in marked:
             raise TemplateError("braces in the query")
+        if "\n" in marked or "\r" in marked:
+            raise TemplateError("line break in the query")
         order = [self.marks[int(number)] for number in _MARKED.findall(marked)]
         tables: dict[str, str] = {}
         columns: dict[_Key, str] = {}
