@@ -133,8 +133,18 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
         random.Random(context.seed(stage.stage)),
         exclude,
         weights,
+        settings.mix.shares(),
     )
     stage.rejections("sql", synthesized.rejections)
+    coverage = {
+        "templates": len(pool),
+        "templates used": synthesized.templates_used,
+        "tables with rows": synthesized.tables,
+        "tables used": synthesized.tables_used,
+        **{f"{name} queries": count for name, count in synthesized.difficulties.items()},
+    }
+    for name, value in coverage.items():
+        stage.metric(round_, name, value)
     pairs, rejected = _write_questions(context, stage, round_, synthesized.queries)
     pairs = pairs[:wanted]
     stage.rejections("question", rejected)
@@ -152,7 +162,7 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     pairs = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
     stage.pairs(pairs)
     writers = Counter(f"written by {pair.checks['writer']}" for pair in pairs)
-    stage.result = {"queries": len(synthesized.queries), **Counter(splits), **writers}
+    stage.result = {"queries": len(synthesized.queries), **Counter(splits), **writers, **coverage}
 
 
 def _write_questions(

@@ -215,7 +215,7 @@ class _Extraction:
 
     def _compare(self, node: exp.Expr) -> None:
         """Note which columns are compared with which."""
-        if isinstance(node, _COMPARISONS):
+        if isinstance(node, (*_COMPARISONS, exp.Add, exp.Sub)):
             self._like(self._value_of(node.this), self._value_of(node.expression))
         elif isinstance(node, exp.In) and node.args.get("query") is not None:
             self._like(self._value_of(node.this), self._value_of(node.args["query"]))

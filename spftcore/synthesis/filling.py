@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from spftcore.databases import Database
+from spftcore.databases import Column, Database
 from spftcore.synthesis.extract import Binding
 from spftcore.synthesis.joins import JoinTree
 from spftcore.synthesis.plan import FittingColumns, Plan, column_facts, make_plan, overlap
@@ -35,6 +35,10 @@ def fill(template: Template, database: Database, rng: random.Random) -> str:
 @lru_cache(maxsize=256)
 def _filler(database: Database) -> Filler:
     return Filler(database)
+
+
+def _words(column: Column) -> set[str]:
+    return set(column.natural_name.lower().split())
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,12 @@ class Filler:
                 linked
                 or bool(targets[0] & targets[1])
                 or (same and one.natural_name.lower() == two.natural_name.lower())
-                or (same and overlap(self.values, (table, column), (other_table, other)) >= 0.3)
+                or (
+                    same
+                    # Small numbers overlap whatever they count, so these must be named alike.
+                    and (one.kind != "number" or bool(_words(one) & _words(two)))
+                    and overlap(self.values, (table, column), (other_table, other)) >= 0.3
+                )
             )
         return self._alike[key]
 

@@ -279,7 +279,7 @@ class _Synthesis:
     def _uncovered(self) -> tuple[Database, str] | None:
         """A table that no query has used, once the last draws have begun."""
         left = self.count - len(self.result.queries)
-        reserve = min(COVERAGE_SHARE * self.count, 3.0 * len(self.unused))
+        reserve = min(COVERAGE_SHARE * self.count, BATCH + 10.0 * len(self.unused))
         if not self.unused or left > reserve:
             return None
         key = min(self.unused, key=lambda key: self.unused[key])
