@@ -37,8 +37,8 @@ def _filler(database: Database) -> Filler:
     return Filler(database)
 
 
-def _words(column: Column) -> set[str]:
-    return set(column.natural_name.lower().split())
+def _last_word(column: Column) -> str:
+    return column.natural_name.lower().split()[-1] if column.natural_name.strip() else ""
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,12 @@ class Filler:
                 linked
                 or bool(targets[0] & targets[1])
                 or (same and one.natural_name.lower() == two.natural_name.lower())
+                # Small numbers overlap whatever they count, so numbers go by their names: `salary`
+                # and `min salary` have one unit.
+                or (same and one.kind == "number" and _last_word(one) == _last_word(two))
                 or (
                     same
-                    # Small numbers overlap whatever they count, so these must be named alike.
-                    and (one.kind != "number" or bool(_words(one) & _words(two)))
+                    and one.kind != "number"
                     and overlap(self.values, (table, column), (other_table, other)) >= 0.3
                 )
             )

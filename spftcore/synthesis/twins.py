@@ -68,18 +68,21 @@ def _write_copy(database: Database, path: Path, number: int) -> None:
         source = f"file:{quote(str(database.path.resolve()))}?mode=ro&immutable=1"
         connection.execute("attach ? as src", (source,))
         with connection:
-            for table in database.tables:
+            for position, table in enumerate(database.tables):
                 name = quote_identifier(table.name)
                 columns = [quote_identifier(column.name) for column in table.columns]
                 types = [_affinity(column.declared_type) for column in table.columns]
                 described = ", ".join(f"{c} {t}" for c, t in zip(columns, types, strict=True))
                 connection.execute(f"create table main.{name} ({described})")
-                listed = ", ".join(columns)
+                # The table's place moves the numbers: tables of one size keep different shares.
+                scattered = f"(n + {7919 * position}) * {_MULTIPLIERS[number]} % 4294967296 / 97"
+                # Named columns hide `n`, so the table's own go by numbers in between.
+                numbered = ", ".join(f"{column} as c{k}" for k, column in enumerate(columns))
+                between = ", ".join(f"c{k}" for k in range(len(columns)))
                 connection.execute(
-                    f"insert into main.{name} select {listed} from (select {listed}, row_number() "
-                    f'over () as "\x01" from src.{name} limit {KEPT_ROWS}) '
-                    f'where "\x01" * {_MULTIPLIERS[number]} % 4294967296 / 97 % 10 '
-                    f"< {_SHARE[number]}"
+                    f"insert into main.{name} select {between} from (select {numbered}, "
+                    f"row_number() over () as n from src.{name} limit {KEPT_ROWS}) "
+                    f"where {scattered} % 10 < {_SHARE[number]}"
                 )
     finally:
         connection.close()
