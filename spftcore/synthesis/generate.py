@@ -26,7 +26,7 @@ from spftcore.synthesis.pool import TemplatePool
 from spftcore.synthesis.render import FillError
 from spftcore.synthesis.sql_text import canonical
 from spftcore.synthesis.templates import Template
-from spftcore.synthesis.twins import ThinnedCopies, same_result
+from spftcore.synthesis.twins import ThinnedCopies
 
 BATCH = 256  # queries handed to the executor at a time
 MOST_FRUITLESS = 40  # batches in a row that keep next to nothing before synthesis gives up
@@ -201,9 +201,10 @@ class _Synthesis:
         self.fillers = {database.id: Filler(database) for database in self.databases}
         self.seen_text: set[tuple[str, str]] = set()
         self.seen_forms: dict[tuple[str, ...], set[str]] = {}
-        # Queries by database and result; those with company also by their results on copies.
-        self.by_result: dict[tuple[str, str], list[str]] = {}
-        self.on_copies: dict[tuple[str, str], list[str]] = {}
+        # By database and result: the only query that has it, or the results that several
+        # queries with it have on the copies.
+        self.alone: dict[tuple[str, str], str] = {}
+        self.on_copies: dict[tuple[str, str], set[tuple[str, ...]]] = {}
         self.excluded_literals = {literals(form) for form in exclude}
         self.fruitless: Counter[tuple[str, str]] = Counter()
         self.again: deque[tuple[Template, int]] = deque()  # templates to try once more
@@ -374,34 +375,42 @@ class _Synthesis:
         return self.hanging[key]
 
     def _new_results(self, passed: list[tuple[_Candidate, str]]) -> list[_Candidate]:
-        """Those that no other query of their database equals in result, on copies too."""
+        """Those that no other query of their database equals in result, on copies too.
+
+        A result that nothing else has needs no copies: its query only waits for company.
+        """
+        alike: dict[tuple[str, str], list[str]] = {}
         for candidate, fingerprint in passed:
-            key = (candidate.database.id, fingerprint)
-            self.by_result.setdefault(key, []).append(candidate.query.sql)
+            alike.setdefault((candidate.database.id, fingerprint), []).append(candidate.query.sql)
         todo: list[tuple[str, str]] = []
         jobs: list[tuple[Path, str]] = []
         for database, fingerprint in dict.fromkeys((c.database, f) for c, f in passed):
-            same = self.by_result[database.id, fingerprint]
-            for sql in same if len(same) > 1 else ():
-                if (database.id, sql) not in self.on_copies:
-                    self.on_copies[database.id, sql] = []
-                    for path in self.copies.paths(database):
-                        todo.append((database.id, sql))
-                        jobs.append((path, sql))
+            key = (database.id, fingerprint)
+            if key not in self.alone and key not in self.on_copies and len(alike[key]) == 1:
+                self.alone[key] = alike[key][0]
+                continue
+            for sql in [*alike[key], *filter(None, [self.alone.get(key)])]:
+                for path in self.copies.paths(database):
+                    todo.append((database.id, sql))
+                    jobs.append((path, sql))
+        results: dict[tuple[str, str], tuple[str, ...]] = {}
         for place, outcome in zip(todo, self.executor.execute(jobs) if jobs else (), strict=True):
-            self.on_copies[place].append(outcome.fingerprint if outcome.rows else "")
+            seen = outcome.fingerprint if outcome.rows else ""
+            results[place] = (*results.get(place, ()), seen)
         kept: list[_Candidate] = []
         for candidate, fingerprint in passed:
-            name, sql = candidate.database.id, candidate.query.sql
-            same = self.by_result[name, fingerprint]
-            mine = self.on_copies.get((name, sql), [])
-            earlier = same[: same.index(sql)]
-            if any(same_result(mine, self.on_copies[name, other]) for other in earlier):
-                same.remove(sql)
-                del self.on_copies[name, sql]
-                self._reject("duplicate by result", candidate.template, candidate.tries)
-            else:
-                kept.append(candidate)
+            key = (candidate.database.id, fingerprint)
+            mine = results.get((key[0], candidate.query.sql), ())
+            if mine:
+                known = self.on_copies.setdefault(key, set())
+                if waiting := self.alone.pop(key, ""):
+                    known.add(results[key[0], waiting])
+                # Without a row on any copy there is nothing that could have differed.
+                if any(mine) and mine in known:
+                    self._reject("duplicate by result", candidate.template, candidate.tries)
+                    continue
+                known.add(mine)
+            kept.append(candidate)
         return kept
 
     def _known(self, candidate: _Candidate) -> str:
