@@ -136,7 +136,7 @@ def _rates(
         assert config.model.name_or_path is not None
         model = context.load(config.model.name_or_path, new_adapter=True)
     sample = seeds[: max(config.vbi.batch_size, config.generation.batch_size)]
-    items = context.text_to_sql_sequences(model, sample)
+    items = context.text_to_sql_set(model, sample)
     settings = config.vbi.model_copy(update={"steps": TRIAL_STEPS})
     times: list[float] = []
     fit(

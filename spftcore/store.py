@@ -307,12 +307,14 @@ class Store:
         )
         return {row[0]: Answer(*row) for row in rows}
 
-    def opponent_logprobs(self, stage: str) -> dict[tuple[str, str], Scored]:
-        """Opponent log-probs of a stage by (pair id, role)."""
+    def opponent_logprobs(
+        self, stage: str, pair: str | None = None
+    ) -> dict[tuple[str, str], Scored]:
+        """Opponent log-probs of a stage, or of one of its pairs, by (pair id, role)."""
         rows = self.query(
             "select pair, role, opponent, weights, tokens, logprobs from opponent_logprobs"
-            " where stage = ? order by pair, role",
-            (stage,),
+            f" where stage = ? {'' if pair is None else 'and pair = ?'} order by pair, role",
+            (stage,) if pair is None else (stage, pair),
         )
         return {(row[0], row[1]): Scored(*row) for row in rows}
 

@@ -14,9 +14,8 @@ from test_packing import Tokenizer, alone, random_groups, random_model
 
 from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
-from spftcore.training import attention_functions, self_check
+from spftcore.training import self_check
 from spftcore.training.attention import Attention, completion_logprobs, row_cost
-from spftcore.training.attention_functions import sequence_borders, varlen_attention
 from spftcore.training.groups import Group
 from spftcore.training.masks import (
     Reach,
@@ -26,8 +25,9 @@ from spftcore.training.masks import (
     mask_mod,
     reaches,
 )
-from spftcore.training.packing import PackedBatch, assign, pack
+from spftcore.training.packing import PackedBatch, RowCost, assign, pack
 from spftcore.training.self_check import choose, measure, sample_group
+from spftcore.training.varlen import sequence_borders
 
 # A prompt of three tokens with completions of two and one; then a prompt of one, one completion of
 # one; then padding.
@@ -199,7 +199,6 @@ def test_variable_length_attention_gets_borders_windows_and_grouped_heads(
     assert seen["longest"] == max(lengths)
     torch.testing.assert_close(logprobs.double(), alone(model, groups), atol=1e-5, rtol=1e-5)
     assert sequence_borders(batch)["cu_seq_lens_k"].dtype == torch.int32
-    assert varlen_attention is attention_functions.varlen_attention
 
 
 # -- the check before training ------------------------------------------------------------------
@@ -306,6 +305,31 @@ def test_parts_go_through_gradient_checkpointing() -> None:
             completion_logprobs(model, batch, attention).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.model.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_last_layers_mlp_sees_only_what_predicts_a_completion() -> None:
+    model = random_model("Llama")
+    attention = Attention("parts", RowCost(1.0, 1.0))
+    groups = random_groups((2, 3))
+    seen: list[int] = []
+    hooks = [
+        layer.mlp.gate_proj.register_forward_hook(
+            lambda _, given, __: seen.append(given[0].shape[1])
+        )
+        for layer in model.causal_lm.base_model.layers
+    ]
+    with attention.on(model):
+        batch = attention.pack(model, groups)
+        completion_logprobs(model, batch, attention)
+    after = len(seen)
+    model.causal_lm(batch.input_ids)
+    for hook in hooks:
+        hook.remove()
+    whole = sum(map(len, groups))
+    # The last prompt token predicts the first token of every completion.
+    predicting = sum(1 + sum(len(c) - 1 for c in g.completions) for g in groups)
+    assert seen[:after] == [whole] * (after - 1) + [predicting]
+    assert seen[after:] == [whole] * after
 
 
 def test_the_log_is_told_once_and_warned_when_packing_fails(

@@ -11,12 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from training_items import alone, preference_pairs, sequences
+from training_items import alone, preference_pairs, sequences, trained
 
+from spftcore.errors import SpftError
 from spftcore.losses import LossConfig
 from spftcore.models import LanguageModel
-from spftcore.training.batches import passes, sample_batches
+from spftcore.training.batches import WINDOW, passes, sample_batches
 from spftcore.training.groups import TokenSequence
+from spftcore.training.items import TrainingSet
 from spftcore.training.objectives import Preference, PreferencePair, Supervised
 
 # -- batches ------------------------------------------------------------------------------------
@@ -151,3 +153,55 @@ def test_right_answers_are_not_pushed_down_by_spft(tiny: LanguageModel) -> None:
         gradients.append([p.grad.clone() for p in tiny.model.parameters()])
     for one, another in zip(*gradients, strict=True):
         torch.testing.assert_close(one, another, atol=1e-6, rtol=1e-4)
+
+
+# -- items made when they are drawn ---------------------------------------------------------------
+
+
+def lazy(items: list[TokenSequence | None], made: list[int]) -> TrainingSet[TokenSequence]:
+    """The items as a set that notes which it made."""
+
+    def make(index: int) -> TokenSequence | None:
+        made.append(index)
+        return items[index]
+
+    return TrainingSet(range(len(items)), make, len, "test")
+
+
+def test_only_what_is_drawn_is_made_and_once(tiny: LanguageModel) -> None:
+    made: list[int] = []
+    items = lazy(list(sequences(5_000, 1)), made)
+    trained(tiny, items, Supervised(), steps=3, batch_size=4)
+    window = WINDOW * 4
+    assert len(made) == window
+    assert len(set(made)) == window
+    list(sample_batches(items, len, 4, 2 * 5_000 // 4, seed=3))
+    assert Counter(made) == Counter(range(5_000))  # two epochs, each item made once
+
+
+def test_a_set_trains_as_the_list_of_its_items_without_those_that_are_none(
+    tiny: LanguageModel,
+) -> None:
+    items: list[TokenSequence | None] = list(sequences(7, 1))
+    items[2] = items[5] = None
+    model, reports = trained(tiny, lazy(items, []), Supervised(), steps=6, batch_size=2)
+    same, expected = trained(tiny, items, Supervised(), steps=6, batch_size=2)
+    assert [r["loss"] for r in reports] == [r["loss"] for r in expected]
+    for a, b in zip(model.model.parameters(), same.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    drawn = [s for batch in sample_batches(items, len, 2, 15, seed=1) for s in batch]
+    assert Counter(drawn) == Counter({s: 6 for s in items if s is not None})
+
+
+def test_a_set_of_nothing_but_none_is_an_error(tiny: LanguageModel) -> None:
+    with pytest.raises(SpftError, match="all 3 pairs are over the limits"):
+        trained(tiny, lazy([None] * 3, []), Supervised())
+
+
+def test_items_beyond_the_kept_tokens_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spftcore.training.items.KEPT_TOKENS", 5)
+    made: list[int] = []
+    items = lazy([TokenSequence((1, 2), (3,)), TokenSequence((1, 2), (4,)), None], made)
+    for _ in range(2):
+        assert [item and item.completion for item in items] == [(3,), (4,), None]
+    assert Counter(made) == {0: 1, 1: 2, 2: 1}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -317,16 +317,12 @@ class Bad(Supervised):
 def test_a_bad_step_names_the_items_that_are_bad_by_themselves(
     tiny: LanguageModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @dataclass(frozen=True)
-    class Named(TokenSequence):
-        id: str
-
-    items = [Named(s.prompt, s.completion, f"pair_{i}") for i, s in enumerate(sequences(8, 1))]
-    items[3] = Named((7, 8), (9,), "pair_3")
+    items = [replace(s, id=f"pair_{i}") for i, s in enumerate(sequences(8, 1))]
+    items[3] = TokenSequence((7, 8), (9,), "pair_3")
     trained(tiny, items, Bad(), batch_size=8)
     message = "The loss or the gradient of step 1 is not finite, on {}. The step is skipped."
     assert caplog.messages == [message.format("pair_3")]
     caplog.clear()
     nameless = [TokenSequence(item.prompt, item.completion) for item in items]
     trained(tiny, nameless, Bad(), batch_size=8)
-    assert caplog.messages == [message.format("item 3")]
+    assert caplog.messages == [message.format("an item without id")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,14 @@ from spftcore.rollout import hf
 from spftcore.store import Answer, StageWriter, Store
 from spftcore.training.checkpoints import Checkpoints, training_folder
 from spftcore.training.groups import Group, TokenSequence
+from spftcore.training.items import TrainingSet, digest
 from spftcore.training.loop import fit, progress_line
 from spftcore.training.objectives import Objective
 from spftcore.training.stopping import Stop
 from spftcore.verify import Executor, Limits, Status, Verdict
 
 Progress = Callable[[int, int, str], None]
+BLOCK = 2048  # pairs that are encoded together
 METRICS_PER_STAGE = 100  # training curves keep about so many points
 
 
@@ -106,10 +108,14 @@ class RunContext:
             )
         return tuple(tokenizer(prompt)["input_ids"])
 
-    def encode(self, model: LanguageModel, prompt: str, completion: str) -> TokenSequence:
+    def encode(
+        self, model: LanguageModel, prompt: str, completion: str, identifier: str
+    ) -> TokenSequence:
         """Prompt and completion encoded apart: no token may span the border."""
         return TokenSequence(
-            self.encode_prompt(model, prompt), self.encode_completion(model, completion)
+            self.encode_prompt(model, prompt),
+            self.encode_completion(model, completion),
+            identifier,
         )
 
     def encode_completion(self, model: LanguageModel, completion: str) -> tuple[int, ...]:
@@ -134,16 +140,28 @@ class RunContext:
         dropped, self.dropped = self.dropped, {}
         return dropped
 
-    def text_to_sql_sequences(
-        self, model: LanguageModel, pairs: Iterable[Pair]
-    ) -> list[TokenSequence]:
-        """Pairs as training sequences; those over the limits are dropped and counted."""
-        sequences = [self.text_to_sql_sequence(model, pair, pair.sql) for pair in pairs]
-        return [sequence for sequence in sequences if self.within_limits(sequence)]
+    def training_set(
+        self, pairs: Sequence[Pair], encoded: Callable[[Pair], TokenSequence]
+    ) -> TrainingSet[TokenSequence]:
+        """Pairs to train on, each encoded when it is drawn; one over the limits is passed over and
+        counted."""
 
-    def text_to_sql_sequence(self, model: LanguageModel, pair: Pair, sql: str) -> TokenSequence:
-        """A pair's prompt with `sql` as its completion."""
-        return self.encode(model, self._prompt(pair), sql)
+        def make(pair: Pair) -> TokenSequence | None:
+            sequence = encoded(pair)
+            return sequence if self.within_limits(sequence) else None
+
+        texts = (text for p in pairs for text in (p.id, p.question, p.sql, p.evidence))
+        return TrainingSet(pairs, make, len, digest(texts))
+
+    def text_to_sql_set(
+        self, model: LanguageModel, pairs: Sequence[Pair]
+    ) -> TrainingSet[TokenSequence]:
+        """Pairs as sequences of the text-to-SQL direction."""
+        return self.training_set(pairs, lambda pair: self.text_to_sql_sequence(model, pair))
+
+    def text_to_sql_sequence(self, model: LanguageModel, pair: Pair) -> TokenSequence:
+        """A pair's prompt with its SQL as its completion."""
+        return self.encode(model, self._prompt(pair), pair.sql, pair.id)
 
     def text_to_sql_group(self, model: LanguageModel, pair: Pair, *sql: str) -> Group:
         """A pair's prompt, encoded once, with each query as a completion."""
@@ -159,7 +177,7 @@ class RunContext:
         self,
         stage: StageWriter,
         model: LanguageModel,
-        items: Sequence[object],
+        items: Sequence[object | None],
         objective: Objective,
         settings: TrainConfig,
         *,
@@ -202,18 +220,24 @@ class RunContext:
     def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
         """Greedy completions as text. A prompt over the limit gets an empty completion."""
         limits = self.config.prompt
-        encoded = [self.encode_prompt(model, prompt) for prompt in prompts]
-        kept = [i for i, ids in enumerate(encoded) if len(ids) <= limits.max_prompt_tokens]
-        completions = hf.generate(
-            model,
-            [encoded[i] for i in kept],
-            max_new_tokens=limits.max_completion_tokens,
-            batch_size=self.config.generation.batch_size,
-            report=lambda done: self.progress(done, len(kept), "generating"),
-        )
         texts = [""] * len(prompts)
-        for i, ids in zip(kept, completions, strict=True):
-            texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True)
+        for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
+            block = range(start, min(start + BLOCK, len(prompts)))
+            encoded = {i: self.encode_prompt(model, prompts[i]) for i in block}
+
+            def report(done: int, start: int = start) -> None:
+                self.progress(start + done, len(prompts), "generating")
+
+            kept = [i for i, ids in encoded.items() if len(ids) <= limits.max_prompt_tokens]
+            completions = hf.generate(
+                model,
+                [encoded[i] for i in kept],
+                max_new_tokens=limits.max_completion_tokens,
+                batch_size=self.config.generation.batch_size,
+                report=report,
+            )
+            for i, ids in zip(kept, completions, strict=True):
+                texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True)
         return texts
 
     def answer(

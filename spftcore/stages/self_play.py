@@ -20,13 +20,14 @@ from spftcore.losses import LossConfig, LossKind
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.stages import references
-from spftcore.stages.context import RunContext
+from spftcore.stages.context import BLOCK, RunContext
 from spftcore.stages.references import Known, tokens_digest
 from spftcore.stages.vbi import rank, seeds, training_pairs
 from spftcore.store import Answer, Candidate, Scored, StageWriter
 from spftcore.training.attention import completion_logprobs
 from spftcore.training.batches import passes
 from spftcore.training.groups import TokenSequence
+from spftcore.training.items import TrainingSet, digest
 from spftcore.training.loop import TOKENS_PER_PASS
 from spftcore.training.objectives import Preference, PreferencePair
 from spftcore.training.self_check import choose as choose_attention
@@ -104,7 +105,7 @@ def answers(context: RunContext, stage: StageWriter, system: str, iteration: int
     pairs = [
         pair
         for pair in pairs
-        if context.within_limits(context.text_to_sql_sequence(opponent, pair, pair.sql))
+        if context.within_limits(context.text_to_sql_sequence(opponent, pair))
     ]
     stage.rejections("answers", context.take_dropped())
     wanted = context.config.self_play.pairs
@@ -177,26 +178,26 @@ def _logprobs(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Log-probs [tokens] fp32 of each pair's gold and of the answer to it, in the order of the
     pairs; the prompt of both is encoded once."""
-    groups = [
-        context.text_to_sql_group(model, pair, pair.sql, answer)
-        for pair, answer in zip(pairs, answers, strict=True)
-    ]
     attention = choose_attention(model, context.config.training.attention)
     result: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     with attention.on(model), torch.no_grad():
-        for part in passes(
-            list(enumerate(groups)), lambda item: len(item[1]), min(TOKENS_PER_PASS, 4096)
-        ):
-            batch = attention.pack(model, [group for _, group in part])
-            values = completion_logprobs(model, batch, attention).float().cpu()
-            lengths = batch.cu_seqlens.diff().tolist()
-            completions = [completion.clone() for completion in values.split(lengths)]
-            for (index, _), gold, answer in zip(
-                part, completions[::2], completions[1::2], strict=True
-            ):
-                result[index] = gold, answer
-            context.progress(len(result), len(groups), "opponent log-probs")
-    return [result[index] for index in range(len(groups))]
+        # A block at a time: only its pairs are held as tokens.
+        for start in range(0, len(pairs), BLOCK):
+            groups = [
+                (i, context.text_to_sql_group(model, pairs[i], pairs[i].sql, answers[i]))
+                for i in range(start, min(start + BLOCK, len(pairs)))
+            ]
+            for part in passes(groups, lambda item: len(item[1]), min(TOKENS_PER_PASS, 4096)):
+                batch = attention.pack(model, [group for _, group in part])
+                values = completion_logprobs(model, batch, attention).float().cpu()
+                lengths = batch.cu_seqlens.diff().tolist()
+                completions = [completion.clone() for completion in values.split(lengths)]
+                for (index, _), gold, answer in zip(
+                    part, completions[::2], completions[1::2], strict=True
+                ):
+                    result[index] = gold, answer
+                context.progress(len(result), len(pairs), "opponent log-probs")
+    return [result[index] for index in range(len(pairs))]
 
 
 def train(context: RunContext, stage: StageWriter, system: str, iteration: int) -> None:
@@ -210,8 +211,6 @@ def train(context: RunContext, stage: StageWriter, system: str, iteration: int) 
     kind: LossKind = "spft" if system == "self_play" else system  # type: ignore[assignment]
     model = context.load(play["main_path"], new_adapter=True)
     items = _preference_pairs(context, model, play["answers"], kind)
-    if kind in ("exspin", "dpo"):
-        items = [item for item in items if item.reward == 1]
     if not items:  # nothing to learn from: the main model stays as it is
         stage.result = {"path": play["main_path"], "pairs": 0}
         return
@@ -228,26 +227,35 @@ def train(context: RunContext, stage: StageWriter, system: str, iteration: int) 
 
 def _preference_pairs(
     context: RunContext, model: LanguageModel, answers_stage: str, kind: LossKind
-) -> list[PreferencePair]:
+) -> TrainingSet[PreferencePair]:
+    """The pairs a loss learns from, encoded when they are drawn: those that were judged, and of
+    them those with a wrong answer for losses that rank only (`exspin`, `dpo`)."""
     store = context.store
     pairs = {pair.id: pair for pair in store.pairs()}
-    stored = store.opponent_logprobs(answers_stage)
-    items = []
-    for identifier, answer in store.answers(answers_stage, "opponent").items():
-        if answer.verdict == "unjudged":
-            continue
-        pair = pairs[identifier]
+    sources = [
+        (pairs[identifier], answer)
+        for identifier, answer in store.answers(answers_stage, "opponent").items()
+        if answer.verdict != "unjudged" and (answer.verdict == "wrong" or kind in ("spft", "spin"))
+    ]
+
+    def make(source: tuple[Pair, Answer]) -> PreferencePair | None:
+        pair, answer = source
         group = context.text_to_sql_group(model, pair, pair.sql, answer.sql)
-        gold, other = (TokenSequence(group.prompt, ids) for ids in group.completions)
+        gold, other = (TokenSequence(group.prompt, ids, pair.id) for ids in group.completions)
         if not (context.within_limits(gold) and context.within_limits(other)):
-            continue
+            return None
+        stored = store.opponent_logprobs(answers_stage, pair.id)
         gold_reference, answer_reference = (
-            _reference(stored[identifier, role], sequence)
+            _reference(stored[pair.id, role], sequence)
             for role, sequence in (("gold", gold), ("answer", other))
         )
         reward = 1.0 if kind == "spin" or answer.verdict == "wrong" else 0.0
-        items.append(PreferencePair(gold, other, gold_reference, answer_reference, reward))
-    return items
+        return PreferencePair(gold, other, gold_reference, answer_reference, reward, pair.id)
+
+    texts = (
+        text for p, answer in sources for text in (p.id, p.question, p.sql, p.evidence, answer.sql)
+    )
+    return TrainingSet(sources, make, lambda item: len(item.group), digest(texts))
 
 
 def _reference(scored: Scored, sequence: TokenSequence) -> torch.Tensor:

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import replace
+from functools import partial
 
 from spftcore import models
 from spftcore.errors import SpftError
@@ -61,7 +62,7 @@ def base(context: RunContext, stage: StageWriter) -> None:
         stage.result = {"path": source}
         return
     model = _start(context, "base")
-    items = context.text_to_sql_sequences(model, seeds(context))
+    items = context.text_to_sql_set(model, seeds(context))
     context.train(stage, model, items, Supervised(), context.config.base, dropout=True)
     stage.result = {"path": context.save(model, "base")}
 
@@ -76,7 +77,7 @@ def sft(context: RunContext, stage: StageWriter) -> None:
     vbi = context.config.vbi
     settings = vbi.model_copy(update={"steps": vbi.steps * vbi.rounds})
     model = context.load(context.store.result("base")["path"], new_adapter=True)
-    items = context.text_to_sql_sequences(model, seeds(context))
+    items = context.text_to_sql_set(model, seeds(context))
     context.train(stage, model, items, Supervised(), settings, dropout=True)
     stage.result = {"path": context.save(model, "sft")}
 
@@ -97,8 +98,7 @@ def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
             answers = context.store.answers(f"vbi_{number}_feedback", "feedback")
             feedback = context.store.pairs(stage=f"vbi_{number}_synthesize", split="feedback")
             pairs += [p for p in feedback if answers[p.id].verdict == "right"]
-    items = [_question_sequence(context, model, pair) for pair in pairs]
-    items = [item for item in items if context.within_limits(item)]
+    items = context.training_set(pairs, partial(_question_sequence, context, model))
     settings = context.config.sql_to_text
     if round_ == 0 and context.config.model.name_or_path is None:
         settings = settings.model_copy(update={"steps": settings.scratch_steps})
@@ -108,7 +108,8 @@ def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
 
 def _question_sequence(context: RunContext, model: LanguageModel, pair: Pair) -> TokenSequence:
     sql, question, _ = mask_literals(pair.sql, context.renderer.question(pair.question))
-    return context.encode(model, context.renderer.sql_to_text(sql, pair.database), question)
+    prompt = context.renderer.sql_to_text(sql, pair.database)
+    return context.encode(model, prompt, question, pair.id)
 
 
 # -- a round ------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ def train(context: RunContext, stage: StageWriter, round_: int) -> None:
     store = context.store
     previous = "base" if round_ == 1 else f"vbi_{round_ - 1}_train"
     model = context.load(store.result(previous)["path"], new_adapter=True)
-    items = context.text_to_sql_sequences(model, training_pairs(context, round_))
+    items = context.text_to_sql_set(model, training_pairs(context, round_))
     context.train(stage, model, items, Supervised(), context.config.vbi, dropout=True)
     stage.result = {"path": context.save(model, f"vbi_{round_}"), "pairs": len(items)}
 

@@ -23,13 +23,11 @@ from torch import Tensor
 from spftcore.errors import SpftError
 from spftcore.kernels import linear_logprobs
 from spftcore.models import LanguageModel
-from spftcore.training.attention_functions import (
+from spftcore.training.attention_parts import (
     PARTS,
-    VARLEN,
     Parts,
+    last_mlp_where_asked,
     parts_attention,
-    sequence_borders,
-    varlen_attention,
 )
 from spftcore.training.groups import Group
 from spftcore.training.masks import (
@@ -41,6 +39,7 @@ from spftcore.training.masks import (
     reaches,
 )
 from spftcore.training.packing import PackedBatch, RowCost, choose_rows, pack
+from spftcore.training.varlen import VARLEN, sequence_borders, varlen_attention
 
 Backend = Literal["parts", "sdpa", "flex", "varlen", "plain"]
 
@@ -162,10 +161,12 @@ class Attention:
             yield
             return
         model.causal_lm.set_attn_implementation(wanted)
-        try:
-            yield
-        finally:
-            model.causal_lm.set_attn_implementation(before)
+        layers = getattr(model.causal_lm.get_decoder(), "layers", [None])
+        with last_mlp_where_asked(layers) if wanted == PARTS else contextlib.nullcontext():
+            try:
+                yield
+            finally:
+                model.causal_lm.set_attn_implementation(before)
 
 
 def completion_logprobs(model: LanguageModel, batch: PackedBatch, attention: Attention) -> Tensor:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import torch
+
+from spftcore.errors import SpftError
 
 Item = TypeVar("Item")
 
@@ -33,24 +36,52 @@ WINDOW = 16  # batches that are drawn together and cut by length
 
 
 def sample_batches(
-    items: Sequence[Item], tokens: Callable[[Item], int], batch_size: int, steps: int, seed: int
+    items: Sequence[Item | None],
+    tokens: Callable[[Item], int],
+    batch_size: int,
+    steps: int,
+    seed: int,
 ) -> Iterator[list[Item]]:
     """`steps` batches from successive random permutations of the items.
 
     Items of like length meet in a batch, so that little is padding: a window of the permutations
-    is sorted by length and cut into batches, which come in random order.
+    is sorted by length and cut into batches, which come in random order. Only the items of a window
+    are held, so that a data set may make its items when they are drawn.
+
+    Args:
+        items: those that are None are passed over.
+        tokens: of an item.
+        batch_size: items of a batch.
+        steps: how many batches.
+        seed: of the order.
+
+    Raises:
+        SpftError: every item is None.
     """
     generator = torch.Generator().manual_seed(seed)
     # Within one epoch: sorted by length, the copies of an item would fill a whole batch.
     size = min(WINDOW, max(1, len(items) // batch_size))
-    order: list[int] = []
+    drawn = _drawn(items, generator)
     for step in range(steps):
         position = step % size
         if position == 0:
-            while len(order) < size * batch_size:
-                order += torch.randperm(len(items), generator=generator).tolist()
-            window = sorted(order[: size * batch_size], key=lambda i: tokens(items[i]))
-            del order[: size * batch_size]
+            window = sorted(islice(drawn, size * batch_size), key=tokens)
             turns = torch.randperm(size, generator=generator).tolist()
         start = turns[position] * batch_size
-        yield [items[i] for i in window[start : start + batch_size]]
+        yield window[start : start + batch_size]
+
+
+def _drawn(items: Sequence[Item | None], generator: torch.Generator) -> Iterator[Item]:
+    """The items of successive random permutations, without end."""
+    while True:
+        found = False
+        for index in torch.randperm(len(items), generator=generator).tolist():
+            item = items[index]
+            if item is not None:
+                found = True
+                yield item
+        if not found:
+            raise SpftError(
+                f"There is nothing to train on: all {len(items)} pairs are over the limits. Raise "
+                "prompt.max_prompt_tokens or prompt.max_completion_tokens."
+            )

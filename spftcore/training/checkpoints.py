@@ -29,6 +29,7 @@ from torch import Tensor
 
 from spftcore.errors import SpftError
 from spftcore.models import replace_folder
+from spftcore.training.items import TrainingSet
 
 KEPT = 2
 SUMS = "SHA256SUMS"
@@ -204,9 +205,12 @@ def fingerprint(parameters: Mapping[str, Tensor]) -> str:
 
 
 def fingerprint_items(items: Sequence[Any], size: Any) -> str:
-    """Tells data apart by the number of items and the id and size of up to about 1,000 of them."""
+    """Tells data apart by what a set says it holds, or by the number of items and the id and size
+    of up to about 1,000 of them."""
+    if isinstance(items, TrainingSet):
+        return f"{len(items)} items, {items.identity}"
     every = max(1, len(items) // 1000)
-    some = (items[i] for i in range(0, len(items), every))
+    some = (items[i] for i in range(0, len(items), every) if items[i] is not None)
     text = "\n".join(f"{getattr(item, 'id', '')} {size(item)}" for item in some)
     return f"{len(items)} items, {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

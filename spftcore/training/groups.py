@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spftcore.errors import SpftError
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """Token ids of a prompt and of its completion; the completion ends with end-of-sequence."""
+    """Token ids of a prompt and of its completion; the completion ends with end-of-sequence.
+
+    `id` names the pair it was made from, for messages.
+    """
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
+    id: str = field(default="", compare=False)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)

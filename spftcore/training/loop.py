@@ -21,6 +21,7 @@ from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.training.batches import passes, sample_batches
 from spftcore.training.checkpoints import Checkpoints, fingerprint, fingerprint_items
+from spftcore.training.heap import freed_memory_kept
 from spftcore.training.objectives import Objective
 from spftcore.training.self_check import choose
 from spftcore.training.speed import peak_memory, utilisation
@@ -58,7 +59,7 @@ class Step(nn.Module):
 
 def fit(
     model: LanguageModel,
-    items: Sequence[Item],
+    items: Sequence[Item | None],
     objective: Objective[Item],
     settings: TrainConfig,
     *,
@@ -77,7 +78,7 @@ def fit(
 
     Args:
         model: trained in place; only parameters that require a gradient change.
-        items: what batches are drawn from.
+        items: what batches are drawn from, a `TrainingSet` or a list; None is passed over.
         objective: the loss.
         settings: steps, batch size, rates.
         seed: of the order of items and of dropout.
@@ -102,6 +103,7 @@ def fit(
     training = _Training(model, items, objective, settings, loop, seed, dropout)
     with (
         stop.heeded(),
+        freed_memory_kept() if model.device.type == "cpu" else nullcontext(),
         objective.attention.on(model),
         _training_mode(model, dropout, loop.gradient_checkpointing),
     ):
@@ -275,7 +277,7 @@ class _Training:
 
     def _skip(self, step: int, suspects: Sequence[Any]) -> None:
         self.bad += 1
-        names = list(dict.fromkeys(map(self._named, self._culprits(suspects))))
+        names = list(dict.fromkeys(map(_named, self._culprits(suspects))))
         named = ", ".join(names[:NAMED_ITEMS])
         if len(names) > NAMED_ITEMS:
             named += f" and {len(names) - NAMED_ITEMS} more"
@@ -296,11 +298,9 @@ class _Training:
         bad = [item for item, loss in zip(suspects, losses, strict=True) if not math.isfinite(loss)]
         return bad or suspects
 
-    def _named(self, item: Any) -> str:
-        if name := getattr(item, "id", ""):
-            return str(name)
-        number = next((i for i, other in enumerate(self.items) if other is item), None)
-        return "an item without id" if number is None else f"item {number}"
+
+def _named(item: Any) -> str:
+    return str(getattr(item, "id", "")) or "an item without id"
 
 
 # -- set-up -------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ class PreferencePair:
         gold_reference, answer_reference: [tokens of the completion] fp32, log-probs of the
             completion under the opponent (or under the reference model, for DPO).
         reward: R(y′), 1 if the answer is wrong (method, Eq. 2).
+        id: of the pair, for messages.
     """
 
     gold: TokenSequence
@@ -81,6 +82,7 @@ class PreferencePair:
     gold_reference: Tensor
     answer_reference: Tensor
     reward: float
+    id: str = ""
 
     @property
     def group(self) -> Group:
@@ -110,11 +112,13 @@ class PreferenceGroup:
         group: the prompt; its first completion is the gold, the others are the answers.
         references: [tokens of the completion] fp32 of each completion, as in `PreferencePair`.
         rewards: R of each answer.
+        id: of the pair, for messages.
     """
 
     group: Group
     references: tuple[Tensor, ...]
     rewards: tuple[float, ...]
+    id: str = ""
 
     def __post_init__(self) -> None:
         count = len(self.group.completions)
