@@ -71,10 +71,11 @@ class Filler:
                     template.compiled, self.database, self.values, self._facts, self._fitting
                 )
             except FillError as error:
-                known = error
+                # A new one: that which was raised holds the frames of the search.
+                known = FillError(error.cause, error.hopeless)
             self._plans[template.id] = known
         if isinstance(known, FillError):
-            raise known
+            raise FillError(known.cause, known.hopeless)
         return known
 
     def takes(self, template: Template, table: str) -> bool:

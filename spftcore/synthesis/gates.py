@@ -151,7 +151,6 @@ _PART = re.compile(
 _SET_OPERATIONS = frozenset(("union all", "union", "intersect", "except"))
 
 
-@lru_cache(maxsize=65_536)
 def weaker_variants(sql: str) -> tuple[str, ...]:
     """The query without what narrows it; one with the result of such a variant says nothing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence, Set
@@ -199,8 +200,9 @@ class _Synthesis:
             for database in self.databases
         ]
         self.fillers = {database.id: Filler(database) for database in self.databases}
-        self.seen_text: set[tuple[str, str]] = set()
-        self.seen_forms: dict[tuple[str, ...], set[str]] = {}
+        # Digests, since there are more draws than queries and all are kept to the end.
+        self.seen_text: set[bytes] = set()
+        self.seen_forms: dict[bytes, tuple[str, ...]] = {}
         # By database and result: the only query that has it, or the results that several
         # queries with it have on the copies.
         self.alone: dict[tuple[str, str], str] = {}
@@ -306,9 +308,10 @@ class _Synthesis:
             raise FillError("duplicate")
         filled: Filled = self.fillers[database.id].fill(template, self.rng, table)
         self.fruitless[key] += 1
-        if (database.id, filled.sql) in self.seen_text:
+        text = _digest(database.id, filled.sql)
+        if text in self.seen_text:
             raise FillError("duplicate")
-        self.seen_text.add((database.id, filled.sql))
+        self.seen_text.add(text)
         literals_ = tuple(filled.binding.values.values())
         query = SynthesizedSQL(database.id, filled.sql, template.id, literals_)
         return query, filled.tables
@@ -421,16 +424,20 @@ class _Synthesis:
         ours also the same words.
         """
         sql = candidate.query.sql
-        key = (candidate.query.database, *sorted(words(sql)))
+        key = _digest(candidate.query.database, *sorted(words(sql)))
         excludable = literals(sql) in self.excluded_literals
         if not excludable and key not in self.seen_forms:
-            self.seen_forms[key] = {sql}
+            self.seen_forms[key] = (sql,)
             return ""
         form = canonical(sql, candidate.database)
         if excludable and form in self.exclude:
             return "excluded"
-        known = self.seen_forms.setdefault(key, set())
+        known = self.seen_forms.get(key, ())
         if form in {canonical(other, candidate.database) for other in known}:
             return "duplicate"
-        known.add(sql)
+        self.seen_forms[key] = (*known, sql)
         return ""
+
+
+def _digest(*texts: str) -> bytes:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=12).digest()
