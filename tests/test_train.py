@@ -305,7 +305,7 @@ def test_own_databases_and_checkpoint_train_in_full_or_with_lora(
         "self_play.iterations": 1,
         "self_play.steps": 2,
         "self_play.pairs": 8,
-        "prompt.max_completion_tokens": 16,
+        "prompt.max_completion_tokens": 32,
         "prompt.style": "linked",
         "prompt.max_prompt_tokens": 256,
         "data.max_test": 8,

@@ -143,8 +143,18 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
         random.Random(context.seed(stage.stage)),
         exclude,
         weights,
+        settings.mix.shares(),
     )
     stage.rejections("sql", synthesized.rejections)
+    coverage = {
+        "templates": len(pool),
+        "templates used": synthesized.templates_used,
+        "tables with rows": synthesized.tables,
+        "tables used": synthesized.tables_used,
+        **{f"{name} queries": count for name, count in synthesized.difficulties.items()},
+    }
+    for name, value in coverage.items():
+        stage.metric(round_, name, value)
     written = _write_questions(context, stage, round_, synthesized.queries)
     pairs = written.pairs[:wanted]
     stage.rejections("question", written.rejections)
@@ -167,6 +177,7 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
         "question checks": written.table(),
         **Counter(splits),
         **writers,
+        **coverage,
     }
 
 
