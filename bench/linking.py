@@ -218,7 +218,7 @@ def measure_synthetic(folder: Path) -> dict[str, Any]:
 
 def measure_values(questions: list[Question], indexes: Indexes, evidence: bool) -> dict[str, Any]:
     """Recall of text literals among the first five proposed values."""
-    counts = {kind: [0, 0, 0] for kind in ("equal", "like")}
+    counts = {kind: [0, 0, 0] for kind in ("equal", "like", "of sensitive columns")}
     for question in questions:
         wanted = [x for x in literals(question) if x.is_text and in_data(x, question.database)]
         if not wanted:
@@ -227,18 +227,26 @@ def measure_values(questions: list[Question], indexes: Indexes, evidence: bool) 
         proposed = indexes[question.database].link(question.question, 5, hint)
         for literal in wanted:
             met = [match for match in proposed if literal.is_met_by(match)]
-            count = counts["like" if literal.like else "equal"]
+            kind = "like" if literal.like else "equal"
+            if question.database.column(literal.table, literal.column).sensitive:
+                kind = "of sensitive columns"  # never proposed
+            count = counts[kind]
             count[0] += 1
             count[1] += bool(met)
             count[2] += any(literal.has_column(match) for match in met)
     total = [sum(column) for column in zip(*counts.values(), strict=True)]
+    linked = [sum(column) for column in zip(counts["equal"], counts["like"], strict=True)]
     return {
         kind: {
             "literals": n,
             "value in the top 5": round(value / max(1, n), 4),
             "value with its column": round(column / max(1, n), 4),
         }
-        for kind, (n, value, column) in {"all": total, **counts}.items()
+        for kind, (n, value, column) in {
+            "all": total,
+            "all but sensitive columns": linked,
+            **counts,
+        }.items()
     }
 
 
