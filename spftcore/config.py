@@ -157,6 +157,28 @@ class SqlToTextConfig(TrainConfig):
     """The model that writes questions (one training per round)."""
 
     scratch_steps: int = Field(600, ge=0, description="steps of a tiny model's first training")
+    round_trip: bool = Field(
+        True, description="let the text-to-SQL model answer the questions, and choose by that"
+    )
+
+
+class MixConfig(Section):
+    """Shares of difficulty (Spider's classes) among synthesized queries; all 0: as the seeds."""
+
+    easy: float = Field(0.0, ge=0, description="share of easy queries")
+    medium: float = Field(0.0, ge=0, description="share of medium queries")
+    hard: float = Field(0.0, ge=0, description="share of hard queries")
+    extra: float = Field(0.0, ge=0, description="share of extra hard queries")
+
+    def shares(self) -> dict[Literal["easy", "medium", "hard", "extra"], float] | None:
+        """The shares by class; None when none is asked for."""
+        shares: dict[Literal["easy", "medium", "hard", "extra"], float] = {
+            "easy": self.easy,
+            "medium": self.medium,
+            "hard": self.hard,
+            "extra": self.extra,
+        }
+        return shares if any(shares.values()) else None
 
 
 class VbiConfig(TrainConfig):
@@ -166,6 +188,7 @@ class VbiConfig(TrainConfig):
     count: int = Field(3000, gt=0, description="queries synthesized per round")
     feedback: int = Field(300, gt=0, description="of these, pairs that judge the round's model")
     ranking: int = Field(300, gt=0, description="pairs of round 1 kept apart to rank candidates")
+    mix: MixConfig = MixConfig()
 
 
 class SelfPlayConfig(TrainConfig):
@@ -332,7 +355,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name, annotation, description in settings():
         section = name.rpartition(".")[0]
         if section not in groups:
-            about = Config.model_fields[section].description if section else "what is compared"
+            field = Config.model_fields.get(section)  # None: a section within a section
+            about = "what is compared" if not section else field.description if field else None
             groups[section] = parser.add_argument_group(section or "comparison", about)
         groups[section].add_argument(
             f"--{name}",

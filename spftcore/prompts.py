@@ -150,13 +150,18 @@ class PromptRenderer:
         values = [m for m in linked if m.score >= LIKELY and (m.table, m.column) in shown]
         return Trimming(view, values, need)
 
-    def sql_to_text(self, masked_sql: str, database_id: str) -> str:
-        """The prompt whose completion is a question; literals are masked (`mask_literals`)."""
+    def sql_to_text(self, masked_sql: str, database_id: str, draft: str = "") -> str:
+        """The prompt whose completion is a question; literals are masked (`mask_literals`).
+
+        `draft` is the question by rule, masked likewise; a small model that knows its databases by
+        heart (`linked`) does without.
+        """
         if self._style == "linked":
             return f"{database_id} | {masked_sql} =>"
         lines = [
             self._schema(database_id),
             f"-- query: {masked_sql}",
+            *([f"-- said word for word: {draft}"] if draft else []),
             "-- The question in English that this query answers"
             " (keep value1, value2, … as they stand):",
         ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spftcore.metrics import accuracy
+from spftcore.pairs import Pair
 from spftcore.store import Answer, Candidate, Store
 
 # Names of the systems that are compared, in the order in which they are shown.
@@ -176,11 +177,25 @@ def rounds(store: Store) -> list[dict[str, Any]]:
                     (stage,),
                 ),
                 "examples": sample,
+                "writers": question_checks(results[stage], pairs),
                 "feedback": feedback.get("feedback accuracy"),
                 "ranking": feedback.get("ranking accuracy"),
             }
         )
     return shown
+
+
+def question_checks(result: dict[str, Any], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Who wrote a round's questions: pairs kept, and the share that passes each check."""
+    kept = Counter(pair.checks.get("writer") for pair in pairs)
+    return [
+        {
+            "writer": writer,
+            "kept": kept[writer],
+            "shares": [(check, passed / made, made) for check, (passed, made) in checks.items()],
+        }
+        for writer, checks in result.get("question checks", {}).items()
+    ]
 
 
 def plays(store: Store) -> list[dict[str, Any]]:

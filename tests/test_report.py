@@ -68,12 +68,20 @@ def self_play(store):
     with store.stage("vbi_1_synthesize") as stage:
         split = ["train", "train", "feedback", "ranking"]
         stage.pairs(
-            Pair(f"s{i}", "shop", f"Synthesized {i}?", "select 2", split=name)
+            Pair(
+                f"s{i}",
+                "shop",
+                f"Synthesized {i}?",
+                "select 2",
+                split=name,
+                checks={"writer": "rules" if i else "model"},
+            )
             for i, name in enumerate(split)
         )
         stage.rejections("sql", {"empty result": 5})
         stage.rejections("question", {"too short": 2})
-        stage.result = {"queries": 6}
+        checks = {"model": {"length": [3, 4]}, "rules": {"length": [3, 3], "new": [2, 3]}}
+        stage.result = {"queries": 6, "question checks": checks}
     with store.stage("vbi_1_feedback") as stage:
         stage.candidate("vbi_1", None, "checkpoints/vbi_1", 5, 10)
         stage.result = {"ranking accuracy": 0.5, "feedback accuracy": 0.25}
@@ -113,6 +121,16 @@ def store(directory):
 
 
 # -- the table ----------------------------------------------------------------------------------
+
+
+def test_each_round_says_which_share_of_questions_passes_each_check(store, directory):
+    model, rules = report_data.rounds(store)[0]["writers"]
+    assert model == {"writer": "model", "kept": 1, "shares": [("length", 0.75, 4)]}
+    assert rules["kept"] == 3
+    assert rules["shares"][1] == ("new", 2 / 3, 3)
+    page = write_report(directory).read_text(encoding="utf-8")
+    assert "length 75.0\u00a0%" in page
+    assert "new 66.7\u00a0%" in page
 
 
 def test_the_table_is_on_the_test_questions_in_the_fixed_order(store):

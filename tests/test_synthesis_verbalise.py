@@ -247,31 +247,18 @@ def test_a_simple_filter_is_asked_in_many_ways(library: Database) -> None:
     assert len(wordings("select title from book where pages > 300", library, 50)) >= 10
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "this is no query",
-        "select nothing from book",
-        "select a.title from book a join book b on a.price > b.price",  # self-join
-        "select count(*) from author left join book on book.author_id = author.author_id",
-        "select title from book limit 3",  # any three
-        "select title from book where title > 'B'",  # texts by order
-        "select max(price) - min(price) from book",
-        "select title, max(price) from book",
-        "select name, row_number() over (order by age) from member",
-        "select name from author where name = ''",
-    ],
-)
-def test_what_has_no_faithful_words_is_left_unsaid(sql: str, library: Database) -> None:
+@pytest.mark.parametrize("sql", ["this is no query", "select nothing from book"])
+def test_what_cannot_be_read_against_the_schema_gets_no_question(
+    sql: str, library: Database
+) -> None:
     assert verbalise(sql, library, random.Random(0)) is None
 
 
 def test_null_first_is_not_called_the_lowest(library: Database) -> None:
     """`fine` may be NULL, and NULL is first in ascending order: no loan with the lowest fine."""
-    assert (
-        verbalise("select loan_id from loan order by fine limit 1", library, random.Random(0))
-        is None
-    )
+    for text in wordings("select loan_id from loan order by fine limit 1", library):
+        assert "lowest fine" not in text
+        assert "by fine from low to high, only the first" in text
     guarded = "select loan_id from loan where fine is not null order by fine limit 1"
     assert wordings(guarded, library) >= {"Id of the loan with the lowest fine"}
 
@@ -306,17 +293,17 @@ def test_every_seed_of_the_demo_is_said_with_its_literals(demo: Catalogue) -> No
             assert all(literal in text for literal in literals_of(record["sql"])), text
             assert "select" not in text.lower()
             assert "  " not in text
-    assert said >= 0.98 * len(records)
+    assert said == len(records)
 
 
-def test_nine_of_ten_synthesized_queries_are_said(demo: Catalogue) -> None:
+def test_every_synthesized_query_is_said(demo: Catalogue) -> None:
     pool = TemplatePool()
     for record in seeds():
         pool.add(extract(record["sql"], demo[record["database"]]), source="seed")
     with Executor() as executor:
         queries = synthesize_sql(pool, list(demo.values()), executor, 400, random.Random(0)).queries
     said = [verbalise(q.sql, demo[q.database], random.Random(0)) for q in queries]
-    assert sum(text is not None for text in said) >= 0.9 * len(queries)
+    assert None not in said
 
 
 @pytest.mark.parametrize(

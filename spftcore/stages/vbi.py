@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +22,8 @@ from spftcore.stages.continuing import continued
 from spftcore.store import StageWriter
 from spftcore.synthesis import SynthesizedSQL, TemplatePool, canonical, synthesize_sql
 from spftcore.synthesis.mentions import Mentions
-from spftcore.synthesis.placeholders import mask_literals, unmask_question
+from spftcore.synthesis.placeholders import mask_draft, mask_literals
+from spftcore.synthesis.questions import Task, WrittenQuestions, write_questions
 from spftcore.synthesis.verbalise import verbalise
 from spftcore.training.groups import TokenSequence
 from spftcore.training.objectives import Supervised
@@ -77,7 +78,11 @@ def sft(context: RunContext, stage: StageWriter) -> None:
     """Baseline: the base fine-tuned on the seeds for as many steps as all VBI rounds together."""
     vbi = context.config.vbi
     settings = vbi.model_copy(update={"steps": vbi.steps * vbi.rounds})
-    model = context.load(context.store.result("base")["path"], new_adapter=True)
+    start = context.store.result("base")["path"]
+    if not seeds(context):  # nothing to train on: the baseline is the base
+        stage.result = {"path": start}
+        return
+    model = context.load(start, new_adapter=True)
     items = context.text_to_sql_set(model, seeds(context))
     context.train(stage, model, items, Supervised(), settings, dropout=True)
     stage.result = {"path": context.save(model, "sft")}
@@ -88,18 +93,20 @@ def sft(context: RunContext, stage: StageWriter) -> None:
 
 def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
     """Trains the SQL-to-Text model: at first (round 0) on the seeds, then also on y⁺, the pairs of
-    the feedback sets that the text-to-SQL model answered right (Eq. 1)."""
+    the feedback sets that the text-to-SQL model answered right (Eq. 1).
+
+    While there are no such pairs there is no such model: rules write the questions.
+    """
     pairs = seeds(context)
-    if round_ == 0:
-        previous = continued(context.config)
-        writer = None if previous is None else previous.question_writer()
-        model = context.load(writer) if writer else _start(context, "sql-to-text")
-    else:
-        model = context.load(context.store.result(f"sql_to_text_{round_ - 1}")["path"])
-        for number in range(1, round_ + 1):
-            answers = context.store.answers(f"vbi_{number}_feedback", "feedback")
-            feedback = context.store.pairs(stage=f"vbi_{number}_synthesize", split="feedback")
-            pairs += [p for p in feedback if answers[p.id].verdict == "right"]
+    for number in range(1, round_ + 1):
+        answers = context.store.answers(f"vbi_{number}_feedback", "feedback")
+        feedback = context.store.pairs(stage=f"vbi_{number}_synthesize", split="feedback")
+        pairs += [p for p in feedback if answers[p.id].verdict == "right"]
+    before = _question_model(context, round_)
+    if not pairs:
+        stage.result = {"path": before, "pairs": 0}
+        return
+    model = _start(context, "sql-to-text") if before is None else context.load(before)
     items = context.training_set(pairs, partial(_question_sequence, context, model))
     settings = context.config.sql_to_text
     if round_ == 0 and context.config.model.name_or_path is None:
@@ -108,10 +115,25 @@ def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
     stage.result = {"path": context.save(model, stage.stage), "pairs": len(items)}
 
 
+def _question_model(context: RunContext, round_: int) -> str | None:
+    """The SQL-to-Text model that a round's training begins with; None: there is none yet."""
+    if round_ > 0:
+        return context.store.result(f"sql_to_text_{round_ - 1}")["path"]
+    previous = continued(context.config)
+    writer = None if previous is None else previous.question_writer()
+    return None if writer is None else str(writer)
+
+
 def _question_sequence(context: RunContext, model: LanguageModel, pair: Pair) -> TokenSequence:
-    sql, question, _ = mask_literals(pair.sql, context.renderer.question(pair.question))
-    prompt = context.renderer.sql_to_text(sql, pair.database)
-    return context.encode(model, prompt, question, pair.id)
+    sql, question, literals = mask_literals(pair.sql, context.renderer.question(pair.question))
+    rng = random.Random(context.seed("draft", pair.id))
+    draft = verbalise(pair.sql, context.catalogue[pair.database], rng) or ""
+    task = Task(pair.database, sql, mask_draft(draft, literals))
+    return context.encode(model, _question_prompt(context, task), question, pair.id)
+
+
+def _question_prompt(context: RunContext, task: Task) -> str:
+    return context.renderer.sql_to_text(task.sql, task.database, task.draft)
 
 
 # -- a round ------------------------------------------------------------------------------------
@@ -125,7 +147,7 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     known = store.pairs()
     # Neither what is evaluated on nor what is already there may be written again.
     exclude = {canonical(pair.sql, context.catalogue[pair.database]) for pair in known}
-    weights = Counter(pair.database for pair in seeds(context))
+    weights = database_weights(context)
     wanted = settings.count + settings.feedback + (settings.ranking if round_ == 1 else 0)
     context.progress(0, 1, "filling templates")
     synthesized = synthesize_sql(
@@ -136,11 +158,21 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
         random.Random(context.seed(stage.stage)),
         exclude,
         weights,
+        settings.mix.shares(),
     )
     stage.rejections("sql", synthesized.rejections)
-    pairs, rejected = _write_questions(context, stage, round_, synthesized.queries)
-    pairs = pairs[:wanted]
-    stage.rejections("question", rejected)
+    coverage = {
+        "templates": len(pool),
+        "templates used": synthesized.templates_used,
+        "tables with rows": synthesized.tables,
+        "tables used": synthesized.tables_used,
+        **{f"{name} queries": count for name, count in synthesized.difficulties.items()},
+    }
+    for name, value in coverage.items():
+        stage.metric(round_, name, value)
+    written = _write_questions(context, stage, round_, synthesized.queries)
+    pairs = written.pairs[:wanted]
+    stage.rejections("question", written.rejections)
     random.Random(context.seed(stage.stage, "split")).shuffle(pairs)
     counts = {"feedback": settings.feedback, "ranking": settings.ranking if round_ == 1 else 0}
     # A small harvest is shared out in the wanted proportions rather than all going to one split.
@@ -155,74 +187,64 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     pairs = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
     stage.pairs(pairs)
     writers = Counter(f"written by {pair.checks['writer']}" for pair in pairs)
-    stage.result = {"queries": len(synthesized.queries), **Counter(splits), **writers}
+    stage.result = {
+        "queries": len(synthesized.queries),
+        "question checks": written.table(),
+        **Counter(splits),
+        **writers,
+        **coverage,
+    }
+
+
+def database_weights(context: RunContext) -> dict[str, float]:
+    """How often queries are drawn from each database: as often as the seeds ask about it.
+
+    One without seeds counts as an average one, unless it is there to be evaluated on: accuracy on
+    databases that training has not seen must stay what it says.
+    """
+    seeded = Counter(pair.database for pair in seeds(context))
+    evaluated = {p.database for p in context.store.pairs(stage="prepare") if p.split != "train"}
+    average = sum(seeded.values()) / len(seeded) if seeded else 1.0
+    unseeded = [
+        name
+        for name, database in context.catalogue.items()
+        if name not in seeded and name not in evaluated and any(t.rows for t in database.tables)
+    ]
+    return {**dict.fromkeys(unseeded, average), **seeded}
 
 
 def _write_questions(
     context: RunContext, stage: StageWriter, round_: int, queries: list[SynthesizedSQL]
-) -> tuple[list[Pair], Counter[str]]:
+) -> WrittenQuestions:
     """One question per query: the SQL-to-Text model's, and where that fails a check, the
-    rule-based one. Returns the pairs and the rejections by cause."""
+    rule-based one."""
     known = context.store.pairs()
-    seen = {(pair.database, question_key(pair.question)) for pair in known}
-    mentions = Mentions(
-        (pair.question, pair.sql, context.catalogue[pair.database]) for pair in seeds(context)
+    path = context.store.result(f"sql_to_text_{round_ - 1}")["path"]
+    model = None if path is None else context.load(path)
+    answers = None
+    if context.config.sql_to_text.round_trip:
+        current = "base" if round_ == 1 else f"vbi_{round_ - 1}_train"
+        solver = context.load(context.store.result(current)["path"])
+
+        def answers(pairs: Sequence[Pair]) -> list[str]:
+            return [answer.verdict for answer in context.answer(solver, current, pairs)]
+
+    return write_questions(
+        queries,
+        context.catalogue,
+        random.Random(context.seed(stage.stage, "rules")),
+        model=None if model is None else partial(_model_questions, context, model),
+        seen={(pair.database, question_key(pair.question)) for pair in known},
+        mentions=Mentions(
+            (pair.question, pair.sql, context.catalogue[pair.database]) for pair in seeds(context)
+        ),
+        answers=answers,
+        prefix=stage.stage,
     )
-    model = context.load(context.store.result(f"sql_to_text_{round_ - 1}")["path"])
-    masked = [mask_literals(query.sql) for query in queries]
-    written: dict[int, tuple[str, str]] = {}  # query: (question, writer)
-    rejected: Counter[str] = Counter()
-
-    def offer(index: int, question: str | None, writer: str) -> None:
-        query = queries[index]
-        cause = _fault(question, query, seen)
-        if cause is None and question is not None and writer == "model":
-            cause = mentions.fault(question, query.sql, context.catalogue[query.database])
-        if cause is None and question is not None:
-            seen.add((query.database, question_key(question)))
-            written[index] = (question, writer)
-        else:
-            rejected[f"{writer}: {cause}"] += 1
-
-    prompts = [
-        context.renderer.sql_to_text(sql, query.database)
-        for query, (sql, _, _) in zip(queries, masked, strict=True)
-    ]
-    for i, text in enumerate(context.generate(model, prompts)):
-        offer(i, unmask_question(" ".join(text.split()), masked[i][2]), "model")
-    rng = random.Random(context.seed(stage.stage, "rules"))
-    for i, query in enumerate(queries):
-        if i not in written:
-            question = verbalise(query.sql, context.catalogue[query.database], rng)
-            offer(i, question, "rules")
-    pairs = [
-        Pair(
-            id=f"{stage.stage}-{index:06d}",
-            database=queries[index].database,
-            question=question,
-            sql=queries[index].sql,
-            split="train",
-            source="synthesized",
-            template=queries[index].template_id,
-            checks={"writer": writer},
-        )
-        for index, (question, writer) in sorted(written.items())
-    ]
-    return pairs, rejected
 
 
-def _fault(
-    question: str | None, query: SynthesizedSQL, seen: Container[tuple[str, str]]
-) -> str | None:
-    if question is None:
-        return "no question, or a literal lost or invented"
-    if len(question.split()) < 3:
-        return "too short"
-    if "select " in question.lower() and " from " in question.lower():
-        return "SQL leaked"
-    if (query.database, question_key(question)) in seen:
-        return "question asked before"
-    return None
+def _model_questions(context: RunContext, model: LanguageModel, tasks: Sequence[Task]) -> list[str]:
+    return context.generate(model, [_question_prompt(context, task) for task in tasks])
 
 
 def train(context: RunContext, stage: StageWriter, round_: int) -> None:

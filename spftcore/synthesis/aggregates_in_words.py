@@ -241,7 +241,12 @@ class AggregateSpeaker:
             for key in self.database.foreign_keys
             if key.table == words.table.name and key.column == column.name
         ]
-        if len(keys) == 1 and words.own(column).endswith(" id"):
+        alike = [
+            key.ref_table
+            for key in self.database.foreign_keys
+            if key.table == words.table.name and key.ref_table in keys
+        ]
+        if len(keys) == len(alike) == 1 and words.own(column).endswith(" id"):
             return TableWords(self.database, self.database.table(keys[0])).nouns
         return words.columns(column)
 

@@ -95,6 +95,8 @@ class Groups:
             if frame.words(source).is_counted(keys[0][1]):
                 many = one.replace("number of", "numbers of", 1)
             if len(keys) > 1:
+                if len(self.columns) > 1 and len(set(map(_place, self.columns))) < len(keys):
+                    raise Unsayable("some of a group's columns, or one twice")
                 one, many = f"combination of {one}", f"combinations of {one}"
             group = NounPhrase(one, many, [])
         if isinstance(self.having, exp.And):
@@ -198,7 +200,7 @@ class Groups:
 
     def shown(self, group: NounPhrase, of: str) -> str:
         """The selected columns of the groups: "genres", "the name and town of the patients"."""
-        if self.about is None:
+        if self.about is None or not self.columns:
             return of
         words = self.frame.words(self.about)
         if [c for _, c in self.columns] == [words.label]:
@@ -297,3 +299,7 @@ class Groups:
                 asked = f"{group.text(without=m)} {m.singular if group.one else m.plural}"
                 questions.append(f"Which {asked}, and what is {its} {what}?")
         return Told(thing, questions)
+
+
+def _place(column: tuple[Source, Column]) -> tuple[int, str]:
+    return id(column[0]), column[1].name

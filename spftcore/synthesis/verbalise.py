@@ -18,6 +18,7 @@ from spftcore.synthesis.aggregates_in_words import (
 from spftcore.synthesis.conditions_in_words import Unsayable, said, superlatives
 from spftcore.synthesis.groups_in_words import Groups
 from spftcore.synthesis.phrases import Modifier, NounPhrase
+from spftcore.synthesis.queries_in_words import plain_question
 from spftcore.synthesis.resolve import Resolved, Source
 from spftcore.synthesis.rows_in_words import Frame
 from spftcore.synthesis.sql_text import UNREADABLE, styled
@@ -36,13 +37,27 @@ def verbalise(sql: str, database: Database, rng: random.Random) -> str | None:
 
     Returns:
         One sentence, with every literal as `sql_text.spoken` writes it (but `limit 1`
-        and truth values, which become words), or None where no faithful words are known.
+        and truth values, which become words): fluent where the query is one that people ask in
+        such words, otherwise said clause by clause. None only where the query cannot be read
+        against the schema.
     """
     try:
         resolved = styled(sql, database)
+    except UNREADABLE:
+        return None
+    text = fluent_question(resolved, database, rng)
+    try:
+        return text if text is not None else plain_question(resolved, database, rng)
+    except RecursionError:
+        return None
+
+
+def fluent_question(resolved: Resolved, database: Database, rng: random.Random) -> str | None:
+    """A query in words that people would use, or None where none are known to be faithful."""
+    try:
         text = _Speaker(resolved, database, rng).question()
         literals = [said(n) for n in resolved.tree.find_all(exp.Literal) if not _wordless(n)]
-    except (Unsayable, *UNREADABLE):
+    except (Unsayable, RecursionError):
         return None
     return text if all(literal in text for literal in literals) else None
 

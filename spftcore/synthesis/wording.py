@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from spftcore.databases import Column, Database, Table
@@ -24,6 +25,9 @@ _IRREGULAR = {
     "bus": "buses",
     "shoe": "shoes",
     "house": "houses",
+    "campus": "campuses",
+    "hero": "heroes",
+    "superhero": "superheroes",
     "headquarters": "headquarters",
 }
 _SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
@@ -123,6 +127,11 @@ _SCALES = {
 }
 
 
+def is_person(noun: str) -> bool:
+    """Whether a noun in the singular names people."""
+    return noun in _PEOPLE
+
+
 def singular(words: str) -> str:
     """The last of some words in the singular."""
     head, _, last = words.rpartition(" ")
@@ -166,6 +175,10 @@ def listing(parts: list[str], last: str = "and") -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}"
 
 
+def _spoken(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())
+
+
 class TableWords:
     """The words for one table and its columns."""
 
@@ -181,6 +194,7 @@ class TableWords:
             self.noun, self.nouns = f"{name} entry", f"{name} entries"
         else:
             self.noun, self.nouns = self._stem, plural(self._stem)
+        self._own = self._own_words()
         self.label = next((c for c in table.columns if self._is_label(c)), None)
         key = table.primary_key
         self.key = key[0] if len(key) == 1 else None
@@ -192,8 +206,30 @@ class TableWords:
         return self._declares and not column.not_null and not column.primary_key
 
     def own(self, column: Column) -> str:
-        """A column's words without the table's name in front, lower case."""
-        words = " ".join(column.natural_name.lower().replace("_", " ").split())
+        """A column's words without the table's name in front, lower case; unlike those of any
+        other column of the table."""
+        if self.table.find(column.name) is column:
+            return self._own[column.name]
+        return self._without_table(_spoken(column.natural_name))  # of another table
+
+    def _own_words(self) -> dict[str, str]:
+        short = {c.name: self._without_table(_spoken(c.natural_name)) for c in self.table.columns}
+        used = Counter(singular(words) for words in short.values())
+        if max(used.values(), default=0) < 2:
+            return short
+        found: dict[str, str] = {}
+        taken: set[str] = set()
+        for column in self.table.columns:
+            words = short[column.name]
+            if used[singular(words)] > 1:
+                longer = (words, _spoken(column.natural_name), _spoken(column.name))
+                free = [way for way in longer if singular(way) not in taken]
+                words = free[0] if free else f"{words} field"
+            taken.add(singular(words))
+            found[column.name] = words
+        return found
+
+    def _without_table(self, words: str) -> str:
         for prefix in (self._stem, plural(self._stem)):
             if words.startswith(prefix + " "):
                 words = words[len(prefix) + 1 :]
@@ -226,9 +262,11 @@ class TableWords:
 
     def is_counted(self, column: Column) -> bool:
         """Whether a number column counts things: pages, beds, employees."""
-        last = self.own(column).split()[-1]
+        own = self.own(column)
+        last = own.split()[-1]
         return (
             column.kind == "number"
+            and " in " not in own  # "price in dollars" is no number of dollars
             and not self.is_key(column)
             and (last == "staff" or (last in _SINGULAR or singular(last) != last))
         )
