@@ -139,6 +139,7 @@ setup(
             "py.typed",
             "demo/databases/*.sql",
             "demo/*.jsonl",
+            "synthesis/library.txt",
             "templates/*",
         ]
     },

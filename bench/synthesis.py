@@ -2,11 +2,13 @@
 
     python bench/synthesis.py --databases DIR --pairs FILE --count 10000 [--output FILE]
 
-Four parts: the catalogue (seconds); extraction (share of the golds that run which give a
-template, and which come back with the gold's rows when the template is filled with their own
-names and values, failures by cause); synthesis (kept queries per second, rejections by cause,
-time by phase, share of each clause against the pairs', tables used); and the cost per query from
-one database to all of them.
+Its parts: the catalogue (seconds); extraction (share of the golds that run which give a template,
+and which come back with the gold's rows when the template is filled with their own names and
+values, failures by cause), of further benchmarks too with --also; synthesis (kept queries per
+second, rejections by cause, time by phase, share of each clause against the pairs', tables used);
+the same with a mix of difficulties, and without pairs from the built-in library; the cost per
+query from one database to all of them; and, with --long, from 1,000 queries to 100,000, in
+seconds of processor time so that other work on the machine counts less.
 """
 
 import argparse
@@ -38,8 +40,9 @@ from spftcore.synthesis import (
     render,
     synthesize_sql,
 )
-from spftcore.synthesis.sql_text import identifier
-from spftcore.verify import Executor, Outcome, Verdict
+from spftcore.synthesis.difficulty import Difficulty
+from spftcore.verify import Executor, Stability, Verdict
+from spftcore.verify.results import Outcomes
 
 CLAUSES = {
     "join": r"\bjoin\b",
@@ -55,6 +58,15 @@ CLAUSES = {
     "between": r"\bbetween\b",
     "or": r"\bor\b",
 }
+
+LONG = (
+    "kept",
+    "draws",
+    "unique share",
+    "processor milliseconds per kept query",
+    "tables used",
+    "peak memory, MiB",
+)
 
 
 def read_pairs(path: Path, catalogue: Catalogue) -> list[tuple[Database, str]]:
@@ -117,60 +129,72 @@ def clause_shares(queries: list[str]) -> dict[str, float]:
 
 
 def measure_synthesis(
-    pool: TemplatePool, databases: list[Database], executor: Executor, count: int, pairs: list[str]
+    pool: TemplatePool,
+    databases: list[Database],
+    executor: Executor,
+    count: int,
+    pairs: list[str],
+    mix: dict[Difficulty, float] | None = None,
 ) -> dict[str, Any]:
     """One synthesis, with its rejections and what it covers."""
     timed = _TimedExecutor(executor)
+    processor = time.process_time()
     start = time.perf_counter()
-    result = synthesize_sql(pool, databases, timed, count, random.Random(0))
+    result = synthesize_sql(pool, databases, timed, count, random.Random(0), mix=mix)
     seconds = time.perf_counter() - start
+    processor = time.process_time() - processor
     queries = [query.sql for query in result.queries]
     by_id = {database.id: database for database in databases}
     forms = {(q.database, canonical(q.sql, by_id[q.database])) for q in result.queries}
-    used = {
-        (query.database, name.lower())
-        for query in result.queries
-        for name in re.findall(r"(?:from|join) (\"[^\"]+\"|\w+)", query.sql)
-    }
-    tables = {
-        (database.id, identifier(table.name).lower())
-        for database in databases
-        for table in database.tables
-        if table.rows
-    }
     return {
         "databases": len(databases),
         "kept": len(queries),
         "draws": result.draws,
         "seconds": round(seconds, 2),
         "kept per second": round(len(queries) / seconds),
-        "seconds in the executor": round(timed.seconds, 2),
+        "seconds in the executor": {key: round(s, 2) for key, s in timed.seconds.items()},
+        "processor seconds": round(processor, 2),
+        "processor milliseconds per kept query": round(1000 * processor / max(1, len(queries)), 2),
         "unique share": round(len(forms) / max(1, len(queries)), 4),
         "rejections": dict(result.rejections.most_common()),
         "clauses, percent": clause_shares(queries),
         "clauses of the pairs, percent": clause_shares(pairs),
-        "tables with rows": len(tables),
-        "tables used": len(tables & used),
+        "difficulties": dict(result.difficulties.most_common()),
+        "templates used": result.templates_used,
+        "tables with rows": result.tables,
+        "tables used": result.tables_used,
         "peak memory, MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
 class _TimedExecutor:
     def __init__(self, executor: Executor) -> None:
-        self.executor, self.seconds = executor, 0.0
+        self.executor = executor
+        self.seconds = {"execute": 0.0, "stable": 0.0}
 
-    def execute(self, queries: Sequence[tuple[Path, str]]) -> list[Outcome]:
+    def execute(self, queries: Sequence[tuple[Path, str]]) -> Outcomes:
         start = time.perf_counter()
         try:
             return self.executor.execute(queries)
         finally:
-            self.seconds += time.perf_counter() - start
+            self.seconds["execute"] += time.perf_counter() - start
+
+    def stable(self, queries: Sequence[tuple[Path, str]]) -> list[Stability]:
+        start = time.perf_counter()
+        try:
+            return self.executor.stable(queries)
+        finally:
+            self.seconds["stable"] += time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--databases", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument(
+        "--also", type=Path, nargs=2, action="append", default=[], metavar=("DATABASES", "PAIRS")
+    )
+    parser.add_argument("--long", action="store_true", help="also 1,000 to 100,000 queries")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("bench/results/synthesis.json"))
@@ -198,11 +222,29 @@ def main() -> None:
         texts = [sql for _, sql in pairs]
         databases = [db for db in catalogue.values() if any(t.rows for t in db.tables)]
         report["synthesis"] = measure_synthesis(pool, databases, executor, args.count, texts)
+        report["extraction of others"] = {
+            str(path): measure_extraction(read_pairs(path, Catalogue.open(folder)), executor)[1]
+            for folder, path in args.also
+        }
+        mix: dict[Difficulty, float] = {"easy": 0.25, "medium": 0.25, "hard": 0.25, "extra": 0.25}
+        mixed = measure_synthesis(pool, databases, executor, args.count // 4, texts, mix)
+        library = TemplatePool.builtin()
+        alone = measure_synthesis(library, databases, executor, args.count // 4, texts)
+        brief = ("kept", "seconds", "kept per second", "difficulties", "tables used", "rejections")
+        report["a quarter of each difficulty"] = {key: mixed[key] for key in brief}
+        report["built-in library"] = {"templates": len(library)} | {k: alone[k] for k in brief}
+        if args.long:
+            report["queries"] = []
+            for size in (1_000, 10_000, 30_000, 100_000):
+                part = measure_synthesis(pool, databases, executor, size, texts)
+                report["queries"].append({key: part[key] for key in LONG})
+                print(report["queries"][-1], flush=True)
         report["scaling"] = []
         for size in sorted({1, 10, 50, len(databases)} & set(range(len(databases) + 1))):
             part = measure_synthesis(pool, databases[-size:], executor, 50 * size + 150, texts)
             report["scaling"].append(
                 {key: part[key] for key in ("databases", "kept", "seconds", "kept per second")}
+                | {"seconds per 1,000": round(1000 * part["seconds"] / max(1, part["kept"]), 2)}
             )
     print(json.dumps(report, indent=2, ensure_ascii=False))
     args.output.parent.mkdir(parents=True, exist_ok=True)

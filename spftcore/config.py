@@ -98,10 +98,19 @@ class LoraConfig(Section):
 
 
 class PromptConfig(Section):
-    style: Literal["ddl", "linked"] = Field(
-        "ddl", description="ddl: schema, values, question; linked: database name, values, question"
+    style: Literal["ddl", "compact", "linked"] = Field(
+        "ddl",
+        description="schema as CREATE TABLE, or a line per table; linked: database name alone",
     )
-    max_prompt_tokens: int = Field(2048, gt=0, description="longer prompts are dropped and counted")
+    tables: int = Field(6, ge=0, description="tables shown, beside those that join them (0: all)")
+    columns: int = Field(10, ge=0, description="columns shown of each, beside its keys (0: all)")
+    values: int = Field(6, ge=0, description="values of the database shown at most")
+    reranker: str | None = Field(
+        None, description="cross-encoder (transformers folder or hub id) that scores the schema"
+    )
+    max_prompt_tokens: int = Field(
+        2048, gt=0, description="longer prompts are trimmed; what is left over is dropped, counted"
+    )
     max_completion_tokens: int = Field(256, gt=0, description="longer SQL is dropped and counted")
 
 
@@ -153,6 +162,25 @@ class SqlToTextConfig(TrainConfig):
     )
 
 
+class MixConfig(Section):
+    """Shares of difficulty (Spider's classes) among synthesized queries; all 0: as the seeds."""
+
+    easy: float = Field(0.0, ge=0, description="share of easy queries")
+    medium: float = Field(0.0, ge=0, description="share of medium queries")
+    hard: float = Field(0.0, ge=0, description="share of hard queries")
+    extra: float = Field(0.0, ge=0, description="share of extra hard queries")
+
+    def shares(self) -> dict[Literal["easy", "medium", "hard", "extra"], float] | None:
+        """The shares by class; None when none is asked for."""
+        shares: dict[Literal["easy", "medium", "hard", "extra"], float] = {
+            "easy": self.easy,
+            "medium": self.medium,
+            "hard": self.hard,
+            "extra": self.extra,
+        }
+        return shares if any(shares.values()) else None
+
+
 class VbiConfig(TrainConfig):
     """Stage 1: verification-based iterative fine-tuning (one round)."""
 
@@ -160,6 +188,7 @@ class VbiConfig(TrainConfig):
     count: int = Field(3000, gt=0, description="queries synthesized per round")
     feedback: int = Field(300, gt=0, description="of these, pairs that judge the round's model")
     ranking: int = Field(300, gt=0, description="pairs of round 1 kept apart to rank candidates")
+    mix: MixConfig = MixConfig()
 
 
 class SelfPlayConfig(TrainConfig):
@@ -326,7 +355,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name, annotation, description in settings():
         section = name.rpartition(".")[0]
         if section not in groups:
-            about = Config.model_fields[section].description if section else "what is compared"
+            field = Config.model_fields.get(section)  # None: a section within a section
+            about = "what is compared" if not section else field.description if field else None
             groups[section] = parser.add_argument_group(section or "comparison", about)
         groups[section].add_argument(
             f"--{name}",

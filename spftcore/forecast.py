@@ -6,6 +6,7 @@ own model and prompts. The forecast replays the plan on as many workers as the r
 
 from __future__ import annotations
 
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -25,11 +26,14 @@ from spftcore.stages.context import RunContext
 from spftcore.stages.plan import Stage, plan
 from spftcore.stages.prepare import SPLIT_OFF, databases_folder, read_inputs
 from spftcore.store import Store
+from spftcore.synthesis import TemplatePool, synthesize_sql
+from spftcore.synthesis.questions import write_questions
 from spftcore.training.loop import fit
 from spftcore.training.objectives import Supervised
 
 TRIAL_STEPS = 5
 SAMPLED = 2000  # seeds whose prompts are measured
+EXAMPLES = 100  # pairs that stand for them where there are none
 PAIR_COST = 2.0  # a preference step holds two sequences for each of a supervised step's one
 
 
@@ -51,10 +55,12 @@ def print_forecast(config: Config, console: Console) -> None:
         seeds = [pair for pair in seeds if pair.database in catalogue][
             : config.data.max_pairs or None
         ]
-        model, memory_lines = _fits(context, seeds)
+        sample = seeds or _examples(context)
+        model, memory_lines = _fits(context, sample)
         for line in memory_lines:
             console.print(line, highlight=False)
-        model, step_seconds, answer_seconds = _rates(context, seeds, model)
+        model, step_seconds, answer_seconds = _rates(context, sample, model)
+        context.close()
         questions = len(held_out) or round(len(seeds) * SPLIT_OFF)
         questions = min(questions, config.data.max_test or questions)
         rows = [
@@ -92,9 +98,22 @@ def require_memory(config: Config) -> list[str]:
         seeds, _ = read_inputs(config)
         seeds = [pair for pair in seeds if pair.database in context.catalogue]
         try:
-            return _fits(context, seeds)[1]
+            return _fits(context, seeds or _examples(context))[1]
         finally:
+            context.close()
             store.close()
+
+
+def _examples(context: RunContext) -> list[Pair]:
+    """Pairs as a run without seeds begins with: from the built-in templates, questions by rule."""
+    found = synthesize_sql(
+        TemplatePool.builtin(),
+        list(context.catalogue.values()),
+        context.executor,
+        EXAMPLES,
+        random.Random(0),
+    )
+    return write_questions(found.queries, context.catalogue, random.Random(0)).pairs
 
 
 def _fits(context: RunContext, seeds: list[Pair]) -> tuple[LanguageModel | None, list[str]]:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spftcore.config import PromptConfig
-from spftcore.databases import Catalogue, Database, Table
-from spftcore.linking import ValueIndex, ValueMatch
-from spftcore.synthesis.sql_text import identifier
+from spftcore.databases import Catalogue
+from spftcore.linking import ValueIndex
+from spftcore.linking.golds import needed, padded
+from spftcore.linking.schema import Needed, choose, score_schema, whole_schema
+from spftcore.linking.trimming import Trimming
+from spftcore.schema_text import Detail, SchemaStyle, condition, schema_text
+
+LIKELY = 0.05  # values with a lower probability of being needed are not shown
+if TYPE_CHECKING:
+    import torch
+
+    from spftcore.linking.reranker import Reranker
 
 _FENCE = re.compile(r"```(?:sqlite|sql)?\s*(.*?)(?:```|$)", re.DOTALL | re.IGNORECASE)
 # What SQL is cut into, from the left: quoted text, comments, blanks, the end of a statement.
@@ -20,35 +32,123 @@ _PIECE = re.compile(
 
 
 class PromptRenderer:
-    """Renders prompts for both directions, with one value index per database (built on first use).
+    """Renders prompts for both directions, with one value index per database (opened on first
+    use).
 
-    Styles: `ddl` shows the whole schema with example values; `linked` only names the database
-    (for a small model trained on a fixed set of databases, whose weights hold the schema). Both
-    name the values of the database that the question mentions.
+    Styles: `ddl` and `compact` show the tables and columns that the schema filter keeps, with
+    example values; `linked` only names the database (for a small model trained on a fixed set of
+    databases, whose weights hold the schema). All name the values of the database that the
+    question mentions.
+
+    Args:
+        config: style, and how much is shown.
+        catalogue: the databases.
+        seed: of the padding of training prompts.
+        cache: folder of the value indexes; None: `$XDG_CACHE_HOME/spftcore`.
+        device: where the reranker runs, if there is one; None: the CPU.
+
+    Raises:
+        SpftError: the reranker cannot be loaded.
     """
 
-    def __init__(self, config: PromptConfig, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        config: PromptConfig,
+        catalogue: Catalogue,
+        *,
+        seed: int = 0,
+        cache: Path | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self._config = config
         self._style = config.style
+        self._schema_style: SchemaStyle = "compact" if config.style == "compact" else "ddl"
         self._catalogue = catalogue
+        self._seed = seed
+        self._cache = cache
         self._indexes: dict[str, ValueIndex] = {}
+        self._reranker: Reranker | None = None
+        if config.reranker is not None and config.style != "linked":
+            from spftcore.linking.reranker import Reranker  # takes seconds, and few need it
+
+            self._reranker = Reranker(config.reranker, device)
         self._schema = lru_cache(maxsize=None)(self._render_schema)
 
-    def text_to_sql(self, question: str, database_id: str, evidence: str = "") -> str:
-        """The prompt whose completion is SQL."""
-        values = self._values(question, database_id)
+    def text_to_sql(
+        self,
+        question: str,
+        database_id: str,
+        evidence: str = "",
+        *,
+        gold: str = "",
+        pair: str = "",
+        fits: Callable[[str], bool] | None = None,
+    ) -> str:
+        """The prompt whose completion is SQL: a pure function of its arguments, the settings and
+        the databases.
+
+        Args:
+            question: natural-language question.
+            database_id: of the catalogue.
+            evidence: BIRD's hint, if any.
+            gold: the query that will be learned from this prompt. Its tables and columns are then
+                shown whatever the filter says, and others besides at random.
+            pair: id of the pair, which seeds the choice of the others.
+            fits: says whether a prompt is short enough. One that is not is trimmed (`Trimming`);
+                if even the shortest does not fit, that one is returned.
+        """
         if self._style == "linked":
             # Lower case, because a model this small should not learn each word twice; values keep
             # their case in the linked part.
+            values = ", ".join(condition(m) for m in self._index(database_id).mentions(question))
             parts = [database_id, values, evidence.lower(), question.lower()]
             return " | ".join(part for part in parts if part) + " =>"
-        lines = [self._schema(database_id)]
-        if values:
-            lines.append(f"-- values in the database: {values}")
-        if evidence:
-            lines.append(f"-- hint: {evidence}")
-        lines.append(f"-- question: {question}")
-        lines.append("-- One SQLite query that answers the question:")
-        return "\n".join(lines) + "\n"
+        trimming = self._trimming(question, database_id, evidence, gold, pair)
+
+        def prompt(level: int) -> str:
+            view, detail, values = trimming.at(level)
+            lines = [schema_text(view, self._schema_style, detail)]
+            if values:
+                lines.append(f"-- values in the database: {', '.join(map(condition, values))}")
+            if evidence:
+                lines.append(f"-- hint: {evidence}")
+            lines.append(f"-- question: {question}")
+            lines.append("-- One SQLite query that answers the question:")
+            return "\n".join(lines) + "\n"
+
+        text = prompt(0)
+        if fits is None or fits(text):
+            return text
+        low, high = 1, trimming.levels - 1  # the answer lies between, or is the last
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits(prompt(middle)) else (middle + 1, high)
+        return prompt(low)
+
+    def _trimming(
+        self, question: str, database_id: str, evidence: str, gold: str, pair: str
+    ) -> Trimming:
+        config, database = self._config, self._catalogue[database_id]
+        linked = self._index(database_id).link(question, config.values, evidence)
+        text = f"{question} ; {evidence}" if evidence else question
+        if self._reranker is None:
+            scored = score_schema(database, text, linked)
+        else:
+            scored = self._reranker.score(database, text)
+        need = needed(gold, database) if gold else Needed(frozenset(), frozenset())
+        if gold:
+            scored = padded(
+                database,
+                scored,
+                need,
+                tables=config.tables,
+                columns=config.columns,
+                seed=f"{self._seed}:{pair}",
+            )
+        view = choose(database, scored, tables=config.tables, columns=config.columns, needed=need)
+        shown = {(t.table.name, c.name) for t in view.tables for c in t.columns}
+        values = [m for m in linked if m.score >= LIKELY and (m.table, m.column) in shown]
+        return Trimming(view, values, need)
 
     def sql_to_text(self, masked_sql: str, database_id: str, draft: str = "") -> str:
         """The prompt whose completion is a question; literals are masked (`mask_literals`).
@@ -71,48 +171,16 @@ class PromptRenderer:
         """A question as the completion that the SQL-to-Text model learns."""
         return question.lower() if self._style == "linked" else question
 
-    def _values(self, question: str, database_id: str) -> str:
+    def _index(self, database_id: str) -> ValueIndex:
         index = self._indexes.get(database_id)
         if index is None:
-            index = self._indexes[database_id] = ValueIndex(self._catalogue[database_id])
-        return ", ".join(_condition(match) for match in index.link(question))
+            index = ValueIndex(self._catalogue[database_id], self._cache)
+            self._indexes[database_id] = index
+        return index
 
     def _render_schema(self, database_id: str) -> str:
-        database = self._catalogue[database_id]
-        return "\n".join(_create_table(database, table) for table in database.tables)
-
-
-def _condition(match: ValueMatch) -> str:
-    # Spelled as in SQL, so that the model can copy the condition token by token.
-    return f"{identifier(match.table)}.{identifier(match.column)} = {_literal(match.value)}"
-
-
-def _literal(value: str | int | float) -> str:
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
-
-
-def _create_table(database: Database, table: Table) -> str:
-    keys = {
-        key.column.lower(): " references "
-        f"{identifier(key.ref_table)} ({identifier(key.ref_column)})"
-        for key in database.foreign_keys
-        if key.table.lower() == table.name.lower()
-    }
-    lines = []
-    for column in table.columns:
-        line = f"  {identifier(column.name)} {column.declared_type.lower() or column.kind}"
-        if column.primary_key:
-            line += " primary key"
-        line += keys.get(column.name.lower(), "") + ","
-        notes = []
-        if column.natural_name and column.natural_name != column.name.lower():
-            notes.append(column.natural_name)
-        if column.examples and not column.primary_key:
-            notes.append("e.g. " + ", ".join(_literal(value) for value in column.examples))
-        if notes:
-            line += " -- " + "; ".join(notes)
-        lines.append(line)
-    return "\n".join([f"create table {identifier(table.name)} (", *lines, ");"])
+        view = whole_schema(self._catalogue[database_id])
+        return schema_text(view, self._schema_style, Detail())
 
 
 def parse_sql(completion: str) -> str:

@@ -134,6 +134,7 @@ def _run_stage(name: str) -> None:
     try:
         with store.stage(name) as stage:
             _worker["stages"][name].run(context, stage)
+            stage.rejections("prompt", context.prompt_notes())
             write_curves(context.config, directory, name, stage.metrics())
         shutil.rmtree(training_folder(directory, name), ignore_errors=True)
     except SpftError:

@@ -199,4 +199,6 @@ def test_text_of_a_utf_16_database_is_read(tmp_path: Path, encoding: str) -> Non
     connection.close()
     database = Catalogue.open(tmp_path)["wide"]
     assert database.table("city").columns[0].examples == ("Zürich", "Łódź")
-    assert [m.value for m in ValueIndex(database).link("How many people live in Łódź?")] == ["Łódź"]
+    assert [m.value for m in ValueIndex(database).mentions("How many people live in Łódź?")] == [
+        "Łódź"
+    ]

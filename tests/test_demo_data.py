@@ -15,7 +15,7 @@ from spftcore.linking import words
 from spftcore.pairs import Pair, question_key
 from spftcore.stages.prepare import databases_folder, read_inputs
 from spftcore.synthesis import canonical, extract
-from spftcore.synthesis.generate import tie_variants
+from spftcore.synthesis.gates import tie_variants
 from spftcore.verify import Executor
 
 

@@ -21,7 +21,7 @@ from spftcore.synthesis import (
     render,
     synthesize_sql,
 )
-from spftcore.synthesis.generate import literals, tie_variants
+from spftcore.synthesis.gates import literals, tie_variants
 from spftcore.verify import Executor
 
 LIBRARY = """

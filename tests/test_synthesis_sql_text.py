@@ -103,7 +103,7 @@ def test_one_style(written: str, printed: str, library: Database) -> None:
         "this is not sql",
         "select 1; select 2",
         "delete from book",
-        "select * from book natural join author",
+        "select * from book natural full join author",
         "select title from (((",
     ],
 )

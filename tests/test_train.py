@@ -305,7 +305,7 @@ def test_own_databases_and_checkpoint_train_in_full_or_with_lora(
         "self_play.iterations": 1,
         "self_play.steps": 2,
         "self_play.pairs": 8,
-        "prompt.max_completion_tokens": 16,
+        "prompt.max_completion_tokens": 32,
         "prompt.style": "linked",
         "prompt.max_prompt_tokens": 256,
         "data.max_test": 8,
@@ -314,6 +314,51 @@ def test_own_databases_and_checkpoint_train_in_full_or_with_lora(
     assert done.returncode == 0, done.stderr
     model = tmp_path / "own" / "model"
     assert (model / "adapter_config.json").exists() == (rank > 0)
+
+
+def test_databases_without_any_pair_train_on_what_is_written_from_them(
+    own_data: tuple[Path, Path], tmp_path: Path, qwen2_folder: Path
+) -> None:
+    options = {
+        "data.databases": own_data[0],
+        "model.name_or_path": qwen2_folder,
+        "run.directory": tmp_path,
+        "run.name": "none",
+        "vbi.rounds": 2,
+        "vbi.count": 20,
+        "vbi.feedback": 4,
+        "vbi.ranking": 4,
+        "vbi.steps": 2,
+        "sql_to_text.steps": 2,
+        "self_play.iterations": 1,
+        "self_play.steps": 2,
+        "self_play.pairs": 8,
+        "prompt.max_completion_tokens": 16,
+        "prompt.style": "compact",
+        "prompt.max_prompt_tokens": 480,
+    }
+    done = _train(*[f"--{key}={value}" for key, value in options.items()])
+    assert done.returncode == 0, done.stderr
+    store = Store(tmp_path / "none" / "run.sqlite")
+    pairs = store.pairs()
+    trained = store.result("vbi_2_train")["pairs"]
+    store.close()
+    assert {pair.source for pair in pairs} == {"synthesized"}
+    assert {pair.database for pair in pairs} == {"clinic", "shop"}
+    assert {pair.checks["writer"] for pair in pairs if pair.id.startswith("vbi_1")} == {"rules"}
+    assert trained >= 40
+    assert (tmp_path / "none" / "model" / "model.safetensors").is_file()
+
+
+def test_databases_without_pairs_need_a_model(
+    own_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message = _refused(
+        capsys, f"--data.databases={own_data[0]}", f"--run.directory={tmp_path}"
+    )
+    assert code == 2
+    assert "--model.name_or_path" in message
+    assert "spftcore.synthesize" in message
 
 
 # -- bad input ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch
 from spftcore import models
 from spftcore.config import Config, TrainConfig
 from spftcore.databases import Catalogue
+from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.prompts import PromptRenderer, parse_sql
@@ -56,6 +57,8 @@ class RunContext:
     progress: Progress
     stop: Stop = field(default_factory=Stop)
     dropped: dict[str, int] = field(default_factory=dict)
+    _trimmed: set[tuple[str, bool]] = field(default_factory=set)
+    _unasked: int = 0
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -64,7 +67,12 @@ class RunContext:
 
     @cached_property
     def renderer(self) -> PromptRenderer:
-        return PromptRenderer(self.config.prompt, self.catalogue)
+        return PromptRenderer(
+            self.config.prompt,
+            self.catalogue,
+            seed=self.config.run.seed,
+            device=self.device if self.config.prompt.reranker else None,
+        )
 
     @cached_property
     def device(self) -> torch.device:
@@ -103,15 +111,26 @@ class RunContext:
     # -- encoding ------------------------------------------------------------------------------
 
     def encode_prompt(self, model: LanguageModel, prompt: str) -> tuple[int, ...]:
-        """Token ids of a prompt, through the chat template where there is one."""
+        """Token ids of a prompt, through the chat template where there is one.
+
+        Raises:
+            SpftError: the chat template fails.
+        """
         tokenizer = model.tokenizer
         if self.config.model.chat_template and tokenizer.chat_template:
             message = [{"role": "user", "content": prompt}]
-            return tuple(
-                tokenizer.apply_chat_template(
-                    message, add_generation_prompt=True, return_dict=False
+            try:
+                return tuple(
+                    tokenizer.apply_chat_template(
+                        message, add_generation_prompt=True, return_dict=False
+                    )
                 )
-            )
+            except Exception as error:  # the template is a program that came with the model
+                raise SpftError(
+                    f"The chat template of the model's tokenizer fails on a plain user message "
+                    f"({type(error).__name__}: {error}). Correct chat_template in the model's "
+                    "folder, or set model.chat_template=false."
+                ) from error
         return tuple(tokenizer(prompt)["input_ids"])
 
     def encode(
@@ -167,15 +186,47 @@ class RunContext:
 
     def text_to_sql_sequence(self, model: LanguageModel, pair: Pair) -> TokenSequence:
         """A pair's prompt with its SQL as its completion."""
-        return self.encode(model, self._prompt(pair), pair.sql, pair.id)
+        return self.encode(model, self.prompt(model, pair, training=True), pair.sql, pair.id)
 
     def text_to_sql_group(self, model: LanguageModel, pair: Pair, *sql: str) -> Group:
         """A pair's prompt, encoded once, with each query as a completion."""
-        prompt = self.encode_prompt(model, self._prompt(pair))
+        prompt = self.encode_prompt(model, self.prompt(model, pair, training=True))
         return Group(prompt, tuple(self.encode_completion(model, text) for text in sql))
 
-    def _prompt(self, pair: Pair) -> str:
-        return self.renderer.text_to_sql(pair.question, pair.database, pair.evidence)
+    def prompt(self, model: LanguageModel, pair: Pair, *, training: bool) -> str:
+        """The prompt of a pair: a pure function of the pair, the purpose, and the tokenizer.
+
+        Args:
+            model: whose tokenizer counts the tokens of `prompt.max_prompt_tokens`.
+            pair: the question.
+            training: whether the pair's SQL is learned from this prompt, or was before; the prompt
+                then shows what the SQL needs. Self-play uses it for gold and answer alike, since
+                the loss compares two completions of one prompt.
+        """
+        limit = self.config.prompt.max_prompt_tokens
+
+        def fits(text: str) -> bool:
+            if len(self.encode_prompt(model, text)) <= limit:
+                return True
+            self._trimmed.add((pair.id, training))
+            return False
+
+        return self.renderer.text_to_sql(
+            pair.question,
+            pair.database,
+            pair.evidence,
+            gold=pair.sql if training else "",
+            pair=pair.id,
+            fits=fits,
+        )
+
+    def prompt_notes(self) -> dict[str, int]:
+        """How many prompts of the stage were trimmed, and how many were too long all the same."""
+        notes = {
+            "schema trimmed to prompt.max_prompt_tokens": len(self._trimmed),
+            "no answer: prompt too long": self._unasked,
+        }
+        return {cause: count for cause, count in notes.items() if count}
 
     # -- steps that stages share ---------------------------------------------------------------
 
@@ -235,6 +286,7 @@ class RunContext:
                 self.progress(start + done, len(prompts), "generating")
 
             kept = [i for i, ids in encoded.items() if len(ids) <= limits.max_prompt_tokens]
+            self._unasked += len(block) - len(kept)
             completions = hf.generate(
                 model,
                 [encoded[i] for i in kept],
@@ -253,6 +305,7 @@ class RunContext:
         pairs: Sequence[Pair],
         *,
         evaluation: bool = False,
+        training: bool = False,
     ) -> list[Answer]:
         """A candidate's greedy SQL for each pair's question, judged by execution.
 
@@ -263,8 +316,10 @@ class RunContext:
             evaluation: score rather than teach. An empty result that equals an empty gold is then
                 right, as the benchmarks count it, and an answer stopped by the clock is wrong; in
                 training both are unjudged, since nothing can be learned from them.
+            training: ask with the prompts that the pairs are trained on.
         """
-        texts = self.generate(model, [self._prompt(pair) for pair in pairs])
+        prompts = [self.prompt(model, pair, training=training) for pair in pairs]
+        texts = self.generate(model, prompts)
         queries = [parse_sql(text) for text in texts]
         items = [
             (self.catalogue[pair.database].path, pair.sql, [sql])

@@ -39,7 +39,9 @@ def plan(config: Config) -> list[Stage]:
     for n in range(1, config.vbi.rounds + 1):
         name = f"vbi_{n}"
         synthesize = f"{name}_synthesize"
-        after = (f"sql_to_text_{n - 1}",) if n == 1 else (f"sql_to_text_{n - 1}", previous)
+        after: tuple[str, ...] = (f"sql_to_text_{n - 1}",)
+        if n > 1 or config.sql_to_text.round_trip:  # the last round's model, or the base, answers
+            after = (*after, previous)
         stages += [
             Stage(synthesize, after, partial(vbi.synthesize, round_=n)),
             Stage(f"{name}_train", (previous, synthesize), partial(vbi.train, round_=n)),

@@ -27,7 +27,7 @@ def is_demo(config: Config) -> bool:
     """Whether the run uses the embedded databases.
 
     Raises:
-        UsageError: pairs without databases, or databases without pairs.
+        UsageError: pairs without databases, or databases with neither pairs nor a model.
     """
     data = config.data
     if config.run.continues is not None:
@@ -36,10 +36,12 @@ def is_demo(config: Config) -> bool:
         return True
     if data.databases is None:
         raise UsageError("--data.pairs needs --data.databases: the folder of SQLite files.")
-    if data.pairs is None:
+    if data.pairs is None and config.model.name_or_path is None:
         raise UsageError(
-            "--data.databases needs --data.pairs: some question-SQL pairs from which templates and "
-            "the first question writer are learned (JSONL with database, question, sql)."
+            "--data.databases without --data.pairs needs --model.name_or_path: a model from "
+            "nothing has no pairs to begin with. Or write pairs first: python -m "
+            "spftcore.synthesize --databases DIR --output pairs.jsonl, and give them as "
+            "--data.pairs."
         )
     return False
 
@@ -114,7 +116,8 @@ class LeftOut:
 
 
 def prepare(context: RunContext, stage: StageWriter) -> None:
-    """Stores the checked pairs with their splits, and the templates of the seeds.
+    """Stores the checked pairs with their splits, and the templates of the seeds (without any, the
+    built-in ones).
 
     A pair of an unknown or unreadable database, or whose gold does not run, is left out and kept
     in `excluded_pairs` with the cause. A gold that only another dialect understands is put into
@@ -128,7 +131,7 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
     left_out = LeftOut()
     seeds = _checked(context, stage, seeds, left_out)
     held_out = _checked(context, stage, held_out, left_out)
-    if not seeds:
+    if not seeds and left_out.counts:
         causes = "; ".join(
             f"{cause}: {count}, for example {left_out.examples[cause]}"
             for cause, count in left_out.counts.most_common()
@@ -137,7 +140,7 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
             f"None of the pairs in {config.data.pairs} can be used ({causes}). Databases found in "
             f"{context.databases}: {', '.join(list(context.catalogue)[:10])}."
         )
-    if not held_out:
+    if seeds and not held_out:
         split = split_pairs(
             seeds, {"test": SPLIT_OFF}, lambda p: _canonical(context, p), config.run.seed
         )
@@ -153,7 +156,7 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
     seeds = _apart(context, stage, seeds, held_out, left_out)
     seeds = _in_one_style(context, seeds)
     rejected: Counter[str] = Counter()
-    pool = TemplatePool()
+    pool = TemplatePool() if seeds else TemplatePool.builtin()
     for i, pair in enumerate(seeds):
         context.progress(i + 1, len(seeds), "extracting templates")
         try:

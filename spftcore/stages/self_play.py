@@ -139,7 +139,7 @@ def _answers(
         (sequence,) = context.text_to_sql_group(opponent, pair, pair.sql).separate()
         keys[pair.id] = pair.id, tokens_digest(sequence.prompt, sequence.completions[0])
     new = [pair for pair in pairs if keys[pair.id] not in known.answers]
-    given = {answer.pair: answer for answer in context.answer(opponent, name, new)}
+    given = {answer.pair: answer for answer in context.answer(opponent, name, new, training=True)}
     return [
         given.get(pair.id) or replace(known.answers[keys[pair.id]], candidate=name)
         for pair in pairs

@@ -78,7 +78,11 @@ def sft(context: RunContext, stage: StageWriter) -> None:
     """Baseline: the base fine-tuned on the seeds for as many steps as all VBI rounds together."""
     vbi = context.config.vbi
     settings = vbi.model_copy(update={"steps": vbi.steps * vbi.rounds})
-    model = context.load(context.store.result("base")["path"], new_adapter=True)
+    start = context.store.result("base")["path"]
+    if not seeds(context):  # nothing to train on: the baseline is the base
+        stage.result = {"path": start}
+        return
+    model = context.load(start, new_adapter=True)
     items = context.text_to_sql_set(model, seeds(context))
     context.train(stage, model, items, Supervised(), settings, dropout=True)
     stage.result = {"path": context.save(model, "sft")}
@@ -89,24 +93,35 @@ def sft(context: RunContext, stage: StageWriter) -> None:
 
 def sql_to_text(context: RunContext, stage: StageWriter, round_: int) -> None:
     """Trains the SQL-to-Text model: at first (round 0) on the seeds, then also on y⁺, the pairs of
-    the feedback sets that the text-to-SQL model answered right (Eq. 1)."""
+    the feedback sets that the text-to-SQL model answered right (Eq. 1).
+
+    While there are no such pairs there is no such model: rules write the questions.
+    """
     pairs = seeds(context)
-    if round_ == 0:
-        previous = continued(context.config)
-        writer = None if previous is None else previous.question_writer()
-        model = context.load(writer) if writer else _start(context, "sql-to-text")
-    else:
-        model = context.load(context.store.result(f"sql_to_text_{round_ - 1}")["path"])
-        for number in range(1, round_ + 1):
-            answers = context.store.answers(f"vbi_{number}_feedback", "feedback")
-            feedback = context.store.pairs(stage=f"vbi_{number}_synthesize", split="feedback")
-            pairs += [p for p in feedback if answers[p.id].verdict == "right"]
+    for number in range(1, round_ + 1):
+        answers = context.store.answers(f"vbi_{number}_feedback", "feedback")
+        feedback = context.store.pairs(stage=f"vbi_{number}_synthesize", split="feedback")
+        pairs += [p for p in feedback if answers[p.id].verdict == "right"]
+    before = _question_model(context, round_)
+    if not pairs:
+        stage.result = {"path": before, "pairs": 0}
+        return
+    model = _start(context, "sql-to-text") if before is None else context.load(before)
     items = context.training_set(pairs, partial(_question_sequence, context, model))
     settings = context.config.sql_to_text
     if round_ == 0 and context.config.model.name_or_path is None:
         settings = settings.model_copy(update={"steps": settings.scratch_steps})
     context.train(stage, model, items, Supervised(), settings, dropout=True)
     stage.result = {"path": context.save(model, stage.stage), "pairs": len(items)}
+
+
+def _question_model(context: RunContext, round_: int) -> str | None:
+    """The SQL-to-Text model that a round's training begins with; None: there is none yet."""
+    if round_ > 0:
+        return context.store.result(f"sql_to_text_{round_ - 1}")["path"]
+    previous = continued(context.config)
+    writer = None if previous is None else previous.question_writer()
+    return None if writer is None else str(writer)
 
 
 def _question_sequence(context: RunContext, model: LanguageModel, pair: Pair) -> TokenSequence:
@@ -132,7 +147,7 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     known = store.pairs()
     # Neither what is evaluated on nor what is already there may be written again.
     exclude = {canonical(pair.sql, context.catalogue[pair.database]) for pair in known}
-    weights = Counter(pair.database for pair in seeds(context))
+    weights = database_weights(context)
     wanted = settings.count + settings.feedback + (settings.ranking if round_ == 1 else 0)
     context.progress(0, 1, "filling templates")
     synthesized = synthesize_sql(
@@ -143,8 +158,18 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
         random.Random(context.seed(stage.stage)),
         exclude,
         weights,
+        settings.mix.shares(),
     )
     stage.rejections("sql", synthesized.rejections)
+    coverage = {
+        "templates": len(pool),
+        "templates used": synthesized.templates_used,
+        "tables with rows": synthesized.tables,
+        "tables used": synthesized.tables_used,
+        **{f"{name} queries": count for name, count in synthesized.difficulties.items()},
+    }
+    for name, value in coverage.items():
+        stage.metric(round_, name, value)
     written = _write_questions(context, stage, round_, synthesized.queries)
     pairs = written.pairs[:wanted]
     stage.rejections("question", written.rejections)
@@ -167,7 +192,25 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
         "question checks": written.table(),
         **Counter(splits),
         **writers,
+        **coverage,
     }
+
+
+def database_weights(context: RunContext) -> dict[str, float]:
+    """How often queries are drawn from each database: as often as the seeds ask about it.
+
+    One without seeds counts as an average one, unless it is there to be evaluated on: accuracy on
+    databases that training has not seen must stay what it says.
+    """
+    seeded = Counter(pair.database for pair in seeds(context))
+    evaluated = {p.database for p in context.store.pairs(stage="prepare") if p.split != "train"}
+    average = sum(seeded.values()) / len(seeded) if seeded else 1.0
+    unseeded = [
+        name
+        for name, database in context.catalogue.items()
+        if name not in seeded and name not in evaluated and any(t.rows for t in database.tables)
+    ]
+    return {**dict.fromkeys(unseeded, average), **seeded}
 
 
 def _write_questions(
@@ -176,7 +219,8 @@ def _write_questions(
     """One question per query: the SQL-to-Text model's, and where that fails a check, the
     rule-based one."""
     known = context.store.pairs()
-    model = context.load(context.store.result(f"sql_to_text_{round_ - 1}")["path"])
+    path = context.store.result(f"sql_to_text_{round_ - 1}")["path"]
+    model = None if path is None else context.load(path)
     answers = None
     if context.config.sql_to_text.round_trip:
         current = "base" if round_ == 1 else f"vbi_{round_ - 1}_train"
@@ -189,7 +233,7 @@ def _write_questions(
         queries,
         context.catalogue,
         random.Random(context.seed(stage.stage, "rules")),
-        model=lambda tasks: context.generate(model, [_question_prompt(context, t) for t in tasks]),
+        model=None if model is None else partial(_model_questions, context, model),
         seen={(pair.database, question_key(pair.question)) for pair in known},
         mentions=Mentions(
             (pair.question, pair.sql, context.catalogue[pair.database]) for pair in seeds(context)
@@ -197,6 +241,10 @@ def _write_questions(
         answers=answers,
         prefix=stage.stage,
     )
+
+
+def _model_questions(context: RunContext, model: LanguageModel, tasks: Sequence[Task]) -> list[str]:
+    return context.generate(model, [_question_prompt(context, task) for task in tasks])
 
 
 def train(context: RunContext, stage: StageWriter, round_: int) -> None:

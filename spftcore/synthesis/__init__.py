@@ -9,9 +9,10 @@ result = synthesize_sql(pool, list(catalogue.values()), executor, 3000, random.R
 from spftcore.synthesis.extract import Binding, extract, extract_bound
 from spftcore.synthesis.filling import fill
 from spftcore.synthesis.generate import SynthesisResult, SynthesizedSQL, synthesize_sql
+from spftcore.synthesis.pool import PoolEntry, TemplatePool
 from spftcore.synthesis.render import FillError, render
 from spftcore.synthesis.sql_text import canonical, normalise_sql, print_sql
-from spftcore.synthesis.templates import PoolEntry, Template, TemplateError, TemplatePool
+from spftcore.synthesis.templates import Template, TemplateError
 
 __all__ = [
     "Binding",

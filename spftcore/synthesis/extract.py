@@ -56,7 +56,7 @@ def extract_bound(sql: str, database: Database) -> tuple[Template, Binding]:
     try:
         return _Extraction(styled(sql, database), database).run()
     except ResolveError as error:
-        raise TemplateError(error.cause, str(error)) from error
+        raise TemplateError(error.cause, error.detail) from error
     except (SqlglotError, RecursionError) as error:
         raise TemplateError("too deep or not printable", type(error).__name__) from error
 
@@ -134,8 +134,8 @@ class _Extraction:
         dropped = {id(column) for part in linking for column in part.find_all(exp.Column)}
         graph = join_graph(self.database)
         for required in (self._required(scope, names, edges, dropped), names):
-            rebuilt = graph.tree(required) if len(required) > 1 else None
-            if len(required) > 1 and (
+            rebuilt = graph.tree(required) if len(names) > 1 and required else None
+            if len(names) > 1 and (
                 rebuilt is None or not rebuilt.edges() <= edges or len(rebuilt.tables) != len(names)
             ):
                 continue
@@ -215,7 +215,7 @@ class _Extraction:
 
     def _compare(self, node: exp.Expr) -> None:
         """Note which columns are compared with which."""
-        if isinstance(node, _COMPARISONS):
+        if isinstance(node, (*_COMPARISONS, exp.Add, exp.Sub)):
             self._like(self._value_of(node.this), self._value_of(node.expression))
         elif isinstance(node, exp.In) and node.args.get("query") is not None:
             self._like(self._value_of(node.this), self._value_of(node.args["query"]))
@@ -316,8 +316,9 @@ class _Extraction:
     def _mark_column(self, use: Use) -> None:
         node = use.node
         if isinstance(node.this, exp.Star):
-            if node.args.get("table") is not None:
-                raise TemplateError("star of one table")
+            if node.args.get("table") is not None and use.source and use.source.table:
+                star = _Mark(use.source.table.name, self.copies[id(use.source)], "*")
+                node.replace(exp.Column(this=self._mark(star)))
             return
         if use.base is None:
             if use.source is not None and use.source.table is not None:
@@ -342,6 +343,8 @@ class _Extraction:
         marked = _BARE_JOIN.sub(r"\1", marked)
         if "{" in marked or "}" in marked:
             raise TemplateError("braces in the query")
+        if "\n" in marked or "\r" in marked:
+            raise TemplateError("line break in the query")
         order = [self.marks[int(number)] for number in _MARKED.findall(marked)]
         tables: dict[str, str] = {}
         columns: dict[_Key, str] = {}
@@ -350,7 +353,7 @@ class _Extraction:
             if mark.table and mark.table not in tables:
                 tables[mark.table] = _letters(len(tables))
             key = mark.table, mark.column
-            if mark.column and not mark.operation and key not in columns:
+            if mark.column not in ("", "*") and not mark.operation and key not in columns:
                 letter = tables[mark.table]
                 count = sum(1 for table, _ in columns if table == mark.table)
                 columns[key] = f"{letter}.{count + 1}"
@@ -370,8 +373,9 @@ class _Extraction:
                     raise TemplateError("value without its column")
                 return "{" + " ".join(filter(None, (slot, mark.operation, compared))) + "}"
             copy = f"#{mark.copy}" if mark.copy > 1 else ""
-            if not mark.column:
-                return f"{{{tables[mark.table]}{copy}}}"
+            if mark.column in ("", "*"):
+                star = ".*" if mark.column else ""
+                return f"{{{tables[mark.table]}{copy}{star}}}"
             slot = columns[mark.table, mark.column]
             letter, number = slot.split(".")
             if slot in described:

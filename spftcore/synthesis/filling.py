@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from functools import lru_cache
 
-from spftcore.databases import Database
+from spftcore.databases import Column, Database
 from spftcore.synthesis.extract import Binding
 from spftcore.synthesis.joins import JoinTree
-from spftcore.synthesis.plan import Plan, column_facts, make_plan, overlap
+from spftcore.synthesis.plan import FittingColumns, Plan, column_facts, make_plan, overlap
 from spftcore.synthesis.render import FillError, join_trees, render
 from spftcore.synthesis.templates import (
     CompiledTemplate,
@@ -28,12 +29,25 @@ def fill(template: Template, database: Database, rng: random.Random) -> str:
     Raises:
         FillError: nothing in this database fits, or this draw led nowhere; `cause` says which.
     """
-    return _filler(database).fill(template, rng)[0]
+    return _filler(database).fill(template, rng).sql
 
 
 @lru_cache(maxsize=256)
 def _filler(database: Database) -> Filler:
     return Filler(database)
+
+
+def _last_word(column: Column) -> str:
+    return column.natural_name.lower().split()[-1] if column.natural_name.strip() else ""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A filled template: the query, what its slots stand for, and all tables it reads."""
+
+    sql: str
+    binding: Binding
+    tables: frozenset[str]
 
 
 class Filler:
@@ -43,6 +57,7 @@ class Filler:
         self.database = database
         self.values = DatabaseValues(database)
         self._facts = column_facts(database)
+        self._fitting: FittingColumns = {}
         self._plans: dict[str, Plan | FillError] = {}
         self._alike: dict[tuple[str, str, str, str], bool] = {}
         self._rows_by_value: dict[tuple[str, str], dict[object, list[int]]] = {}
@@ -52,27 +67,57 @@ class Filler:
         known = self._plans.get(template.id)
         if known is None:
             try:
-                known = make_plan(template.compiled, self.database, self.values, self._facts)
+                known = make_plan(
+                    template.compiled, self.database, self.values, self._facts, self._fitting
+                )
             except FillError as error:
-                known = error
+                # A new one: that which was raised holds the frames of the search.
+                known = FillError(error.cause, error.hopeless)
             self._plans[template.id] = known
         if isinstance(known, FillError):
-            raise known
+            raise FillError(known.cause, known.hopeless)
         return known
 
-    def fill(self, template: Template, rng: random.Random) -> tuple[str, Binding]:
-        """One random filling with the binding behind it. Raises FillError."""
+    def takes(self, template: Template, table: str) -> bool:
+        """Whether a template fits here with this table in one of its slots."""
+        try:
+            return any(table in assignment for assignment in self.plan(template).assignments)
+        except FillError:
+            return False
+
+    def fill(self, template: Template, rng: random.Random, table: str = "") -> Filled:
+        """One random filling, with a certain table among its own if one is named.
+
+        Raises:
+            FillError: nothing fits, or this draw led nowhere.
+        """
         plan = self.plan(template)
         compiled = template.compiled
-        assignment = rng.choices(plan.assignments, plan.weights)[0]
+        assignments, weights = plan.assignments, plan.weights
+        if table:
+            places = [n for n, names in enumerate(assignments) if table in names]
+            if not places:
+                raise FillError("no table fits")
+            assignments, weights = [assignments[n] for n in places], [weights[n] for n in places]
+        assignment = rng.choices(assignments, weights)[0]
         tables = dict(zip(compiled.tables, assignment, strict=True))
         columns = self._columns(compiled, plan, tables, rng)
         binding = Binding(tables, columns, {})
         trees = join_trees(compiled, binding, self.database, rng)
+        read = frozenset(assignment).union(*(tree.tables for tree in trees.values()))
+        self._refuse_stars_over_sensitive(compiled, read)
         self._refuse_bare_columns(compiled, binding)
         self._refuse_groups_of_one(compiled, binding, trees)
         self._draw_values(compiled, binding, trees, rng)
-        return render(compiled, binding, self.database, trees), binding
+        return Filled(render(compiled, binding, self.database, trees), binding, read)
+
+    def _refuse_stars_over_sensitive(
+        self, template: CompiledTemplate, tables: frozenset[str]
+    ) -> None:
+        if template.stars and any(
+            column.sensitive for name in tables for column in self.database.table(name).columns
+        ):
+            raise FillError("star over a sensitive column")
 
     # Columns
 
@@ -135,7 +180,14 @@ class Filler:
                 linked
                 or bool(targets[0] & targets[1])
                 or (same and one.natural_name.lower() == two.natural_name.lower())
-                or (same and overlap(self.values, (table, column), (other_table, other)) >= 0.3)
+                # Small numbers overlap whatever they count, so numbers go by their names: `salary`
+                # and `min salary` have one unit.
+                or (same and one.kind == "number" and _last_word(one) == _last_word(two))
+                or (
+                    same
+                    and one.kind != "number"
+                    and overlap(self.values, (table, column), (other_table, other)) >= 0.3
+                )
             )
         return self._alike[key]
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import networkx as nx
 
-from spftcore.databases import Database
+from spftcore.databases import Database, ForeignKey
+
+MOST_PATHS = 12  # ways between two tables that are looked at, the shortest first
+RARER = 0.1  # weight of a way for each key more than the shortest has, and each proposed key
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,24 @@ class JoinGraph:
     def __init__(self, database: Database) -> None:
         self._graph = nx.Graph()
         self._graph.add_nodes_from(table.name for table in database.tables)
-        constraints: dict[tuple[str, str, int], list[tuple[str, str]]] = {}
+        constraints: dict[tuple[str, str, int], list[ForeignKey]] = {}
         for number, key in enumerate(database.foreign_keys):
             constraint = key.constraint if key.constraint >= 0 else -1 - number
-            constraints.setdefault((key.table, key.ref_table, constraint), []).append(
-                (key.column, key.ref_column)
-            )
-        for (table, ref_table, _), pairs in constraints.items():
+            constraints.setdefault((key.table, key.ref_table, constraint), []).append(key)
+        for (table, ref_table, _), keys in constraints.items():
             if table == ref_table:
                 continue  # a table joins itself only where a template says so
             if not self._graph.has_edge(table, ref_table):
-                self._graph.add_edge(table, ref_table, ways=[])
-            self._graph.edges[table, ref_table]["ways"].append((table, tuple(pairs)))
+                self._graph.add_edge(table, ref_table, ways=[], proposed=True)
+            edge = self._graph.edges[table, ref_table]
+            proposed = keys[0].origin == "proposed"
+            if edge["proposed"] and not proposed:  # a key that is sure displaces guesses
+                edge["ways"].clear()
+                edge["proposed"] = False
+            if proposed == edge["proposed"]:
+                edge["ways"].append((table, tuple((k.column, k.ref_column) for k in keys)))
         self._lengths: dict[str, dict[str, int]] = {}
-        self._paths: dict[tuple[str, str], list[list[str]]] = {}
+        self._paths: dict[tuple[str, str], tuple[list[list[str]], list[float]]] = {}
         self._fixed: dict[tuple[str, ...], JoinTree | None] = {}
 
     def distance(self, one: str, other: str) -> int | None:
@@ -78,8 +85,10 @@ class JoinGraph:
     def tree(self, tables: Sequence[str], rng: random.Random | None = None) -> JoinTree | None:
         """The join tree over the tables, grown along shortest ways; None when they are apart.
 
-        With `rng`, equally short ways and several keys between two tables are chosen among at
-        random; without, the first by name is taken, so that the answer is always the same.
+        With `rng`, ways that are at most one key longer than the shortest, and several keys
+        between two tables, are chosen among at random: a longer way and one through a proposed
+        key have a tenth of the weight. Without, the likeliest and first by name is taken, so that
+        the answer is always the same.
         """
         if rng is None:
             wanted = tuple(tables)
@@ -111,10 +120,17 @@ class JoinGraph:
 
     def _path(self, start: str, end: str, rng: random.Random | None) -> list[str]:
         if (start, end) not in self._paths:
-            paths = nx.all_shortest_paths(self._graph, start, end)
-            self._paths[start, end] = sorted(path for path, _ in zip(paths, range(8), strict=False))
-        paths = self._paths[start, end]
-        return paths[0] if rng is None or len(paths) == 1 else rng.choice(paths)
+            weighed = []
+            for path in islice(nx.shortest_simple_paths(self._graph, start, end), MOST_PATHS):
+                longer = len(path) - 1 - (self.distance(start, end) or 0)
+                if longer > 1:
+                    break
+                guesses = sum(self._graph.edges[edge]["proposed"] for edge in pairwise(path))
+                weighed.append((-(RARER ** (longer + guesses)), path))
+            weighed.sort()
+            self._paths[start, end] = ([path for _, path in weighed], [-w for w, _ in weighed])
+        paths, weights = self._paths[start, end]
+        return paths[0] if rng is None or len(paths) == 1 else rng.choices(paths, weights)[0]
 
     def _condition(
         self, left: str, right: str, rng: random.Random | None

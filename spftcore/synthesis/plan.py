@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from spftcore.databases import Database, Table, natural_name
 from spftcore.synthesis.extract import join_graph
@@ -23,6 +24,9 @@ _LABEL = re.compile(
     r"|latitude|longitude|lat|long|lng|rank|ssn|isbn|key)\b"
 )
 _IDENTIFIER = re.compile(r"\b(id|ids|key|ssn|uid|uuid|guid)\b")
+_UNORDERED = re.compile(r"\b(zip|zipcode|postcode|postal|phone|telephone|fax|isbn)\b")
+# Texts that compare as dates do: the year first, or a time of day.
+_ORDERED_DATE = re.compile(r"\d{4}([-/.]?\d{2}.*)?\Z|\d{2}:\d{2}.*\Z")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Traits:
     ranged: bool = False  # compared by < or >
     valued: bool = False  # compared with a literal
     grouped: bool = False  # a GROUP BY term of a SELECT over one table
+    shown: bool = False  # a result column of some SELECT
     counted: bool = False  # fixes by `=` what a SELECT over one table counts or averages
 
 
@@ -57,6 +62,8 @@ class ColumnFacts:
     has_values: bool
     identifier: bool  # named like a key, declared or not
     label: bool  # a number that names or dates things
+    unordered: bool  # named like something that more and less say nothing about
+    sensitive: bool
 
 
 def column_facts(database: Database) -> dict[str, list[ColumnFacts]]:
@@ -77,11 +84,14 @@ def column_facts(database: Database) -> dict[str, list[ColumnFacts]]:
                     # Numbers that sort as texts are as unfit for `<` and ORDER BY as keys are.
                     identifier=bool(_IDENTIFIER.search(name)) or column.sorts_as_text,
                     label=bool(_LABEL.search(name)),
+                    unordered=bool(_UNORDERED.search(name)),
+                    sensitive=column.sensitive,
                 )
             )
     return facts
 
 
+@lru_cache(maxsize=16_384)  # asked again in every database
 def traits(template: CompiledTemplate) -> dict[str, Traits]:
     """The traits of every column slot of a template."""
     found: dict[str, Traits] = {}
@@ -90,6 +100,7 @@ def traits(template: CompiledTemplate) -> dict[str, Traits]:
         operations = {slot.operation for slot in template.values.values() if slot.column == name}
         found[name] = Traits(
             measure=any(m.function in ("avg", "sum", "total") for m in mentions),
+            shown=any(m.clause == "select" for m in mentions),
             sorted=any(m.clause == "order" and not m.function for m in mentions),
             ranged=bool(operations & {"<", ">", "low", "high", "sum"}),
             valued=bool(operations),
@@ -135,20 +146,28 @@ def refuse_nonsense(template: CompiledTemplate, known: dict[str, Traits]) -> Non
             raise FillError("nonsense: AVG or SUM of text", hopeless=True)
 
 
+# The columns of a table that fit a sort of slot: asked again by other templates.
+FittingColumns = dict[tuple[str | None, bool, bool, Traits, str], list[str]]
+
+
 def make_plan(
     template: CompiledTemplate,
     database: Database,
     values: DatabaseValues,
     facts: dict[str, list[ColumnFacts]],
+    fitting: FittingColumns,
 ) -> Plan:
     """Search the table assignments of a template in a database.
+
+    Args:
+        fitting: what was found for other templates of this database; filled further.
 
     Raises:
         FillError: nothing fits, or the template is nonsense.
     """
     known = traits(template)
     refuse_nonsense(template, known)
-    return _Search(template, database, values, facts, known).plan
+    return _Search(template, database, values, facts, known, fitting).plan
 
 
 class _Search:
@@ -159,28 +178,30 @@ class _Search:
         values: DatabaseValues,
         facts: dict[str, list[ColumnFacts]],
         known: dict[str, Traits],
+        fitting: FittingColumns,
     ) -> None:
         self.facts = facts
         self.template = template
         self.database = database
         self.values = values
         self.traits = known
+        self.fitting = fitting
         self.graph = join_graph(database)
         self.plan = Plan()
         self.visits = 0
-        self.slots = {
-            table: [slot for slot in template.columns.values() if slot.table == table]
-            for table in template.tables
-        }
         self.together = [
             [instance.split("#")[0] for instance in part.instances]
             for part in template.parts
             if isinstance(part, FromMention)
         ]
         # The search may stop early, so it must not always begin with the same tables.
-        self.order = list(database.tables)
-        random.Random(len(template.parts)).shuffle(self.order)
-        for assignment in self._assign({}):
+        order = [table for table in database.tables if table.rows]
+        random.Random(len(template.parts)).shuffle(order)
+        self.tables = {
+            slot: [table.name for table in order if self._fits(slot, table)]
+            for slot in template.tables
+        }
+        for assignment in self._assign({}) if all(self.tables.values()) else ():
             self.plan.assignments.append(tuple(assignment[slot] for slot in template.tables))
             self.plan.weights.append(self._weight(assignment))
             if len(self.plan.assignments) >= MOST_ASSIGNMENTS:
@@ -193,18 +214,14 @@ class _Search:
             yield dict(chosen)
             return
         slot = self.template.tables[len(chosen)]
-        for table in self.order:
+        for name in self.tables[slot]:
             self.visits += 1
             if self.visits > MOST_VISITS:
                 return
-            if table.rows == 0 or table.name in chosen.values():
+            if name in chosen.values():
                 continue
-            chosen[slot] = table.name
-            if (
-                self._connected(slot, chosen)
-                and self._referring(chosen)
-                and self._fits(slot, table)
-            ):
+            chosen[slot] = name
+            if self._connected(slot, chosen) and self._referring(chosen):
                 yield from self._assign(chosen)
             del chosen[slot]
 
@@ -233,18 +250,29 @@ class _Search:
 
     def _fits(self, slot: str, table: Table) -> bool:
         taken: set[str] = set()
-        for column in self.slots[slot]:
-            key = (column.name, table.name)
-            if key not in self.plan.columns:
-                self.plan.columns[key] = [
+        wanted = 0
+        for column in self.template.columns.values():
+            if column.table != slot:
+                continue
+            sort = (
+                column.kind,
+                column.primary,
+                column.foreign,
+                self.traits[column.name],
+                table.name,
+            )
+            if sort not in self.fitting:
+                self.fitting[sort] = [
                     candidate.name
                     for candidate in self.facts[table.name]
                     if self._column_fits(column, table, candidate)
                 ]
-            taken |= set(self.plan.columns[key])
-            if not self.plan.columns[key]:
+            names = self.plan.columns[column.name, table.name] = self.fitting[sort]
+            if not names:
                 return False
-        return len(taken) >= len(self.slots[slot])
+            taken.update(names)
+            wanted += 1
+        return len(taken) >= wanted
 
     def _column_fits(self, slot: ColumnSlot, table: Table, column: ColumnFacts) -> bool:
         if (slot.primary, slot.foreign) != (column.primary, column.foreign):
@@ -252,11 +280,15 @@ class _Search:
         if slot.kind is not None and slot.kind != column.kind:
             return False
         trait = self.traits[slot.name]
-        if not column.has_values:
+        if not column.has_values or (column.sensitive and (trait.shown or trait.valued)):
+            return False
+        if column.sensitive and not slot.key:
             return False
         if not slot.key:
             weighed = trait.ranged or trait.sorted or trait.valued
             if weighed and column.kind == "number" and column.identifier:
+                return False
+            if (trait.ranged or trait.sorted) and not self._ordered(table, column):
                 return False
             if trait.measure and column.label:
                 return False
@@ -267,6 +299,15 @@ class _Search:
             return len(distinct) > (1 if trait.ranged else 0)
         return True
 
+    def _ordered(self, table: Table, column: ColumnFacts) -> bool:
+        """Whether SQLite's order of a column's values is one that people mean."""
+        if column.kind == "number":
+            return not column.unordered
+        if column.kind != "date":
+            return True
+        values = self.values.distinct(table.name, column.name)
+        return all(not isinstance(v, str) or _ORDERED_DATE.match(v) for v in values)
+
     def _repeats(self, table: Table, column: ColumnFacts) -> bool:
         """Whether rows share values of this column, and there are several values."""
         distinct = len(self.values.distinct(table.name, column.name))
@@ -275,6 +316,10 @@ class _Search:
     def _weight(self, assignment: dict[str, str]) -> float:
         weight = 1.0
         for group in self.together:
+            if len(group) == 2:
+                distance = self.graph.distance(*(assignment[slot] for slot in group))
+                weight /= (distance or 1) ** 2
+                continue
             tree = self.graph.tree([assignment[slot] for slot in group])
             if tree is not None:
                 weight /= (1.0 + len(tree.tables) - len(group)) ** 2

@@ -12,6 +12,7 @@ from spftcore.synthesis.templates import (
     ColumnMention,
     CompiledTemplate,
     FromMention,
+    StarMention,
     TableMention,
     ValueMention,
 )
@@ -117,6 +118,10 @@ class _Rendering:
             return part
         if isinstance(part, ColumnMention):
             return self._column(part)
+        if isinstance(part, StarMention):
+            table = identifier(self.binding.tables[part.instance.split("#")[0]])
+            alone = self.sources[part.scope] == 1
+            return "*" if alone else f"{self.aliases.get(part.instance, table)}.*"
         if isinstance(part, ValueMention):
             return self.binding.values[part.slot]
         if isinstance(part, TableMention):

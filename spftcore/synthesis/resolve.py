@@ -10,6 +10,11 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from spftcore.databases import Column, Database, Table
+from spftcore.synthesis.from_clauses import (
+    TABLE_FUNCTIONS,
+    flatten_parentheses,
+    spell_out_joins,
+)
 
 ROWID_NAMES = frozenset(("rowid", "oid", "_rowid_"))
 
@@ -19,7 +24,7 @@ class ResolveError(ValueError):
 
     def __init__(self, cause: str, detail: str = "") -> None:
         super().__init__(f"{cause}: {detail}" if detail else cause)
-        self.cause = cause
+        self.cause, self.detail = cause, detail
 
 
 @dataclass(eq=False)
@@ -40,6 +45,12 @@ class Source:
         if self.table is not None:
             return self.table.find(column) is not None
         return column.lower() in self.outputs
+
+    def column_names(self) -> list[str]:
+        """The columns in their order, as far as they are known."""
+        if self.table is not None:
+            return [column.name for column in self.table.columns]
+        return list(self.outputs)
 
 
 @dataclass(eq=False)
@@ -130,45 +141,30 @@ class _Resolver:
             for cte in with_.expressions:
                 name = cte.alias.lower()
                 listed = [c.name for c in cte.args["alias"].args.get("columns") or []]
-                if with_.args.get("recursive"):
-                    ctes[name] = {c.lower(): None for c in listed}
+                # SQLite lets a CTE refer to itself with or without the word RECURSIVE.
+                names = listed or [p.alias_or_name for p in _first_select(cte.this).expressions]
+                ctes[name] = {c.lower(): None for c in names}
                 outputs = self._query(cte.this, parent, ctes, keep_aliases=True)
                 if listed:
                     outputs = dict(zip((c.lower() for c in listed), outputs.values(), strict=False))
                 ctes[name] = outputs
         if isinstance(node, exp.SetOperation):
+            first = _first_select(node).expressions
+            names = [projection.alias_or_name.lower() for projection in first]
+            texts = [projection.unalias().sql("sqlite").lower() for projection in first]
             outputs = self._query(node.this, parent, ctes, keep_aliases)
             self._query(node.expression, parent, ctes, keep_aliases)
+            if len(first) == 1 and isinstance(first[0], exp.Star):
+                names = texts = list(outputs)
             order = node.args.get("order")
             if order is not None:
-                self._set_order(order, node)
+                _set_order(order, names, texts)
             return outputs
+        if isinstance(node, exp.Values):
+            return _outputs_of_values(node)
         if not isinstance(node, exp.Select):
             raise ResolveError("unsupported query", node.key)
         return self._select(node, parent, ctes, keep_aliases)
-
-    def _set_order(self, order: exp.Expr, node: exp.SetOperation) -> None:
-        # ORDER BY of a set operation names result columns; a position says the same without
-        # hanging on how the first SELECT happens to be printed.
-        first: exp.Expr = node
-        while isinstance(first, exp.SetOperation | exp.Subquery):
-            first = first.this
-        names = [p.alias_or_name.lower() for p in first.expressions]
-        texts = [p.unalias().sql("sqlite").lower() for p in first.expressions]
-        for ordered in order.expressions:
-            term = ordered.this
-            if isinstance(term, exp.Literal) and term.is_int:
-                continue
-            text = term.sql("sqlite").lower()
-            if text in names:
-                position = names.index(text)
-            elif text in texts:
-                position = texts.index(text)
-            elif isinstance(term, exp.Column) and term.name.lower() in names:
-                position = names.index(term.name.lower())
-            else:
-                raise ResolveError("ORDER BY of a set operation", text)
-            term.replace(exp.Literal.number(position + 1))
 
     def _select(
         self,
@@ -182,16 +178,24 @@ class _Resolver:
         from_ = select.args.get("from_")
         if from_ is None and select.args.get("joins"):
             raise ResolveError("unsupported FROM", "none before a join")
+        if not flatten_parentheses(select):
+            raise ResolveError("outer join with parentheses")
         nodes = [from_.this] if from_ is not None else []
         for join in select.args.get("joins") or []:
-            if join.args.get("using") or join.method:
+            by_name = join.args.get("using") or join.method
+            if by_name and (self.database is None or join.method not in ("", "NATURAL")):
                 raise ResolveError("join by USING or NATURAL")
             nodes.append(join.this)
         for node in nodes:
             scope.sources.append(self._source(node, scope, ctes))
-        aliases = {p.alias.lower(): p.this for p in select.expressions if isinstance(p, exp.Alias)}
+        if cause := spell_out_joins(select, scope.sources):
+            raise ResolveError(cause)
         for projection in select.expressions:
             self._expression(projection, scope, ctes, {})
+        aliases: dict[str, exp.Expr] = {}
+        for projection in select.expressions:
+            if isinstance(projection, exp.Alias):
+                aliases.setdefault(projection.alias.lower(), projection.this)
         for join in select.args.get("joins") or []:
             if join.args.get("on") is not None:
                 self._expression(join.args["on"], scope, ctes, {})
@@ -216,11 +220,22 @@ class _Resolver:
         if isinstance(node, exp.Subquery):
             outputs = self._query(node, scope.parent, ctes, keep_aliases=True)
             return Source(node.alias, node, outputs=outputs)
+        if isinstance(node, exp.Values):
+            self._expression(node, scope, ctes, {})
+            return Source(node.alias, node, outputs=_outputs_of_values(node))
+        if isinstance(node, exp.Table) and isinstance(node.this, exp.Anonymous):
+            columns = TABLE_FUNCTIONS.get(node.this.name.lower())
+            if columns is None:
+                raise ResolveError("unsupported FROM", node.this.name)
+            self._expression(node.this, scope, ctes, {})
+            return Source(node.alias or node.this.name, node, outputs=dict.fromkeys(columns))
         if not isinstance(node, exp.Table) or not isinstance(node.this, exp.Identifier):
             raise ResolveError("unsupported FROM", node.key)
-        if node.args.get("db") is not None or node.args.get("joins"):
+        in_main = node.db.lower() == "main" and not node.catalog
+        if node.args.get("db") is not None and not in_main:
             raise ResolveError("unsupported FROM", node.sql("sqlite"))
-        if not node.args.get("db") and node.name.lower() in ctes:
+        node.set("db", None)
+        if not in_main and node.name.lower() in ctes:
             return Source(node.alias_or_name, node, outputs=ctes[node.name.lower()])
         table = None
         if self.database is not None:
@@ -268,7 +283,9 @@ class _Resolver:
     def _column(self, node: exp.Column, scope: Scope, aliases: dict[str, exp.Expr]) -> None:
         name, qualifier = node.name, node.table.lower()
         if node.args.get("db") is not None:
-            raise ResolveError("column qualified by schema", node.sql("sqlite"))
+            if node.text("db").lower() != "main":
+                raise ResolveError("column qualified by schema", node.sql("sqlite"))
+            node.set("db", None)
         star = isinstance(node.this, exp.Star)
         alias = aliases.get(name.lower()) if not qualifier and not star else None
         # A bare ORDER BY term means the alias first; elsewhere columns come first.
@@ -294,7 +311,11 @@ class _Resolver:
                     scope.uses.append(Use(node, scope, owner, source, base))
                     return
                 if name.lower() in ROWID_NAMES and source.table is not None:
-                    scope.uses.append(Use(node, scope, owner, source, None))
+                    key = _rowid_column(source.table)
+                    base = (source.table, key) if key is not None else None
+                    if key is not None:
+                        node.set("this", exp.to_identifier(key.name, quoted=True))
+                    scope.uses.append(Use(node, scope, owner, source, base))
                     return
             if alias is not None:
                 self._inline(node, alias, scope)
@@ -308,7 +329,14 @@ class _Resolver:
 
     def _inline(self, node: exp.Column, alias: exp.Expr, scope: Scope) -> None:
         if alias.find(exp.Query) is not None:
-            raise ResolveError("alias of a subquery")
+            projections = scope.select.expressions
+            if not isinstance(node.parent, exp.Ordered | exp.Group) or any(
+                projection.is_star for projection in projections
+            ):
+                raise ResolveError("alias of a subquery")
+            position = next(n for n, p in enumerate(projections, 1) if p.unalias() is alias)
+            node.replace(exp.Literal.number(position))
+            return
         known = {id(use.node): use for use in scope.uses}
         copied = alias.copy()
         for old, new in zip(alias.find_all(exp.Column), copied.find_all(exp.Column), strict=True):
@@ -317,6 +345,46 @@ class _Resolver:
         if isinstance(copied, exp.Binary) and not isinstance(node.parent, exp.Ordered | exp.Group):
             copied = exp.Paren(this=copied)
         node.replace(copied)
+
+
+def _first_select(query: exp.Expr) -> exp.Expr:
+    """The SELECT that names the columns of a set operation."""
+    while isinstance(query, exp.SetOperation | exp.Subquery):
+        query = query.this
+    return query
+
+
+def _set_order(order: exp.Expr, names: list[str], texts: list[str]) -> None:
+    """Write ORDER BY of a set operation by position, in place.
+
+    It names result columns; a position says the same without hanging on how the first SELECT
+    happens to be printed. `names` and `texts` are the columns of that SELECT.
+    """
+    for ordered in order.expressions:
+        term = ordered.this
+        if isinstance(term, exp.Literal) and term.is_int:
+            continue
+        text = term.sql("sqlite").lower()
+        if text in names:
+            position = names.index(text)
+        elif text in texts:
+            position = texts.index(text)
+        elif isinstance(term, exp.Column) and term.name.lower() in names:
+            position = names.index(term.name.lower())
+        else:
+            raise ResolveError("ORDER BY of a set operation", text)
+        term.replace(exp.Literal.number(position + 1))
+
+
+def _outputs_of_values(node: exp.Values) -> dict[str, tuple[Table, Column] | None]:
+    width = len(node.expressions[0].expressions) if node.expressions else 0
+    return dict.fromkeys(f"column{number + 1}" for number in range(width))
+
+
+def _rowid_column(table: Table) -> Column | None:
+    """The column that is another name of the rowid: the one INTEGER PRIMARY KEY."""
+    key = table.primary_key
+    return key[0] if len(key) == 1 and key[0].declared_type.upper() == "INTEGER" else None
 
 
 def _only(scope: Scope) -> bool:

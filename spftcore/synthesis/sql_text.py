@@ -271,7 +271,7 @@ def _choose_names(resolved: Resolved, database: Database | None) -> None:
     for scope in resolved.scopes:
         for source in scope.sources:
             source.alias = _plain_name(source)
-            if id(source) in clashing and not isinstance(source.node, exp.Subquery):
+            if id(source) in clashing and isinstance(source.node.this, exp.Identifier):
                 number += 1
                 while f"t{number}" in taken:
                     number += 1
@@ -282,15 +282,15 @@ def _choose_names(resolved: Resolved, database: Database | None) -> None:
 def _plain_name(source: Source) -> str:
     if source.table is not None:
         return source.table.name
-    if isinstance(source.node, exp.Table):
+    if isinstance(source.node, exp.Table) and isinstance(source.node.this, exp.Identifier):
         return source.node.name
     return source.name
 
 
 def _print_source(source: Source) -> None:
     node = source.node
-    if not isinstance(node, exp.Table):
-        return
+    if not isinstance(node, exp.Table) or not isinstance(node.this, exp.Identifier):
+        return  # a derived table or a table-valued function keeps the name it has
     plain = _plain_name(source)
     node.set("this", exp.to_identifier(plain))
     alias = source.alias if source.alias.lower() != plain.lower() else ""

@@ -1,4 +1,4 @@
-"""Templates: SQL with typed slots as text a person can read and edit, and the weighted pool.
+"""Templates: SQL with typed slots as text a person can read and edit.
 
 A template is one line of SQL in which
 
@@ -6,6 +6,7 @@ A template is one line of SQL in which
     {a.1: number}           is a column of {a}: number, text, date, boolean, other; `pk` or `fk`
                             for a key, `fk b` for a key that refers to {b}, `like b.2` for a
                             column that is compared with {b.2}; later mentions are {a.1}
+    {a.*}                   is all columns of {a}
     {v1 = a.1}              is a value that occurs in {a.1}
     {v1 > a.1} {v1 < a.1}   is a value with some of {a.1} above it, or below it
     {v1 low a.1} {v2 high a.1}                          are the ends of a range of {a.1}
@@ -19,13 +20,9 @@ A template is one line of SQL in which
 from __future__ import annotations
 
 import hashlib
-import random
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
 from typing import Any, Literal
 
 KINDS = frozenset(("number", "text", "date", "boolean", "other"))
@@ -107,7 +104,15 @@ class FromMention:
     scope: int
 
 
-Part = str | ColumnMention | ValueMention | TableMention | FromMention
+@dataclass(frozen=True)
+class StarMention:
+    """All columns of one table of a FROM clause (`t.*`)."""
+
+    instance: str
+    scope: int
+
+
+Part = str | ColumnMention | StarMention | ValueMention | TableMention | FromMention
 
 
 @dataclass
@@ -126,6 +131,7 @@ _TOKEN = re.compile(
     r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\{[^{}]*\}|[A-Za-z_][A-Za-z0-9_]*|[0-9.]+|\s+|."
 )
 _TABLE = re.compile(r"([a-z]+)(#\d+)?\Z")
+_STAR = re.compile(r"([a-z]+(?:#\d+)?)\.\*\Z")
 _COLUMN = re.compile(r"([a-z]+)(#\d+)?\.(\d+)(?::\s*(.*))?\Z")
 _VALUE = re.compile(r"(v\d+)(?:\s+(\S+)(?:\s+([a-z]+\.\d+))?)?\Z")
 _IMPLICIT = re.compile(
@@ -170,14 +176,28 @@ class CompiledTemplate:
         self.values: dict[str, ValueSlot] = {}
         self.scopes: list[TemplateScope] = []
         self.parts: list[Part] = []
+        self.stars = False  # all columns of some table are among the results
         self._parse(text)
         self.mentions = [part for part in self.parts if isinstance(part, ColumnMention)]
+        self._check_slots()
+
+    def _check_slots(self) -> None:
+        instances = {instance for scope in self.scopes for instance in scope.instances}
         for slot in self.values.values():
+            if (slot.operation in ("count", "limit")) == bool(slot.column):
+                raise TemplateError("malformed template", f"{{{slot.name} {slot.operation} …}}")
             if slot.column and slot.column not in self.columns:
                 raise TemplateError("malformed template", f"{slot.name} names no column slot")
         for column in self.columns.values():
             if column.table not in self.tables:
                 raise TemplateError("malformed template", f"no table for {column.name}")
+            if column.like and column.like not in self.columns:
+                raise TemplateError("malformed template", f"{column.name} is like no column slot")
+            if column.refers and column.refers not in self.tables:
+                raise TemplateError("malformed template", f"{column.name} refers to no table slot")
+        for part in self.parts:
+            if isinstance(part, ColumnMention | StarMention) and part.instance not in instances:
+                raise TemplateError("malformed template", f"no FROM reads {{{part.instance}}}")
 
     def _parse(self, text: str) -> None:
         implicit = {match.start(1): match for match in _IMPLICIT.finditer(text)}
@@ -218,6 +238,8 @@ class CompiledTemplate:
 
     def _word(self, token: str, frames: list[list[Any]], previous: str) -> None:
         frame = frames[-1]
+        if token == "*" and previous in ("select", "distinct", "all", ",", "."):
+            self.stars = True
         if token == "(":
             is_call = bool(re.match(r"[a-z_]", previous)) and previous not in _NOT_FUNCTIONS
             if frame[1] == "from" and previous in ("from", "join", ",") and frame[0] is not None:
@@ -249,6 +271,9 @@ class CompiledTemplate:
         if match := _TABLE.match(inside):
             self._add_table(inside, scope)
             return TableMention(inside, scope)
+        if match := _STAR.match(inside):
+            self.stars = True
+            return StarMention(match.group(1), scope)
         if match := _COLUMN.match(inside):
             table, copy, number, described = match.groups()
             name = f"{table}.{number}"
@@ -292,93 +317,3 @@ def _column_slot(name: str, table: str, described: str) -> ColumnSlot:
     elif words:
         raise TemplateError("malformed template", f"{{{name}: {described}}}")
     return ColumnSlot(name, table, kind, primary, foreign, refers, like)
-
-
-@dataclass
-class PoolEntry:
-    """A template of the pool with its uses by source and its present weight."""
-
-    template: Template
-    sources: Counter[str]
-    weight: float
-
-    @property
-    def count(self) -> int:
-        return sum(self.sources.values())
-
-
-class TemplatePool:
-    """Templates with weights: at first by how often the sources use them."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, PoolEntry] = {}
-        self._cumulative: tuple[list[str], list[float]] | None = None
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[PoolEntry]:
-        return iter(self._entries.values())
-
-    def __getitem__(self, template_id: str) -> PoolEntry:
-        return self._entries[template_id]
-
-    def __contains__(self, template_id: object) -> bool:
-        return template_id in self._entries
-
-    def add(self, template: Template, source: str, count: int = 1) -> None:
-        """Count one more use of a template; equal texts are one template."""
-        entry = self._entries.get(template.id)
-        if entry is None:
-            entry = self._entries[template.id] = PoolEntry(template, Counter(), 0.0)
-        entry.sources[source] += count
-        entry.weight += count
-        self._cumulative = None
-
-    def weights(self) -> dict[str, float]:
-        """The chance of each template to be drawn, by id; they sum to 1."""
-        total = sum(entry.weight for entry in self)
-        return {key: entry.weight / total for key, entry in self._entries.items()}
-
-    def reweight(self, wrong_template_ids: Collection[str], floor: float) -> None:
-        """Lean towards the templates of wrong answers (y⁻ of Eq. 1).
-
-        A template's chance becomes floor × its share of uses + (1 − floor) × its share among
-        the wrong answers, so that none dies while floor > 0. Ids the pool does not know are
-        ignored; without known ones the chances are the shares of uses.
-        """
-        if not 0.0 <= floor <= 1.0:
-            raise ValueError(f"floor must lie between 0 and 1, not {floor}")
-        wrong = Counter(key for key in wrong_template_ids if key in self._entries)
-        uses = sum(entry.count for entry in self)
-        for key, entry in self._entries.items():
-            share = entry.count / uses
-            if wrong:
-                share = floor * share + (1.0 - floor) * wrong[key] / wrong.total()
-            entry.weight = share
-        self._cumulative = None
-
-    def draw(self, rng: random.Random) -> Template:
-        """One template by weight. Raises IndexError when the pool is empty."""
-        if self._cumulative is None:
-            weights = [entry.weight for entry in self]
-            self._cumulative = (list(self._entries), list(accumulate(weights)))
-        keys, cumulative = self._cumulative
-        return self._entries[rng.choices(keys, cum_weights=cumulative)[0]].template
-
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """Plain records (text, sources, weight) for the run store."""
-        return [
-            {"text": e.template.text, "sources": dict(e.sources), "weight": e.weight} for e in self
-        ]
-
-    @classmethod
-    def from_dicts(cls, records: Collection[dict[str, Any]]) -> TemplatePool:
-        """The pool that `to_dicts` wrote."""
-        pool = cls()
-        for record in records:
-            template = Template(record["text"])
-            pool._entries[template.id] = PoolEntry(
-                template, Counter(record["sources"]), record["weight"]
-            )
-        return pool
