@@ -95,8 +95,8 @@ class Groups:
             if frame.words(source).is_counted(keys[0][1]):
                 many = one.replace("number of", "numbers of", 1)
             if len(keys) > 1:
-                if len(self.columns) > 1 and len(set(map(_place, self.columns))) < len(keys):
-                    raise Unsayable("some of a group's columns, or one twice")
+                if self.columns and set(map(_place, self.columns)) != set(map(_place, keys)):
+                    raise Unsayable("some of a group's columns")
                 one, many = f"combination of {one}", f"combinations of {one}"
             group = NounPhrase(one, many, [])
         if isinstance(self.having, exp.And):
