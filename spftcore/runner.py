@@ -118,7 +118,7 @@ def _start_worker(
 
 def _run_stage(name: str) -> None:
     from spftcore.stages.context import RunContext
-    from spftcore.tracking import write_curves
+    from spftcore.tracking import track, write_curves
 
     last = 0.0
 
@@ -135,7 +135,8 @@ def _run_stage(name: str) -> None:
         with store.stage(name) as stage:
             _worker["stages"][name].run(context, stage)
             stage.rejections("prompt", context.prompt_notes())
-            write_curves(context.config, directory, name, stage.metrics())
+            write_curves(directory / "tensorboard" / name, stage.metrics())
+        track(context.config, directory, name, stage.metrics())
         shutil.rmtree(training_folder(directory, name), ignore_errors=True)
     except SpftError:
         raise

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from spftcore.config import Config
 from spftcore.errors import UsageError
 
 Curves = list[tuple[int, str, float]]
+
+log = logging.getLogger(__name__)
 
 
 def check_tracker(config: Config) -> None:
@@ -26,11 +28,26 @@ def check_tracker(config: Config) -> None:
         )
 
 
-def write_curves(config: Config, directory: Path, stage: str, curves: Curves) -> None:
-    """Writes a finished stage's curves.
+def write_curves(folder: Path, curves: Curves) -> None:
+    """Writes a stage's curves as TensorBoard events.
 
-    With `run.tracker=wandb` they also become a run of Weights & Biases, one per stage in one group
-    per run; it sends them to its server unless WANDB_MODE=offline.
+    Args:
+        folder: of the stage; what a run that was killed left there is removed.
+        curves: (step, name, value) of each point.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(folder, ignore_errors=True)
+    with SummaryWriter(str(folder)) as events:
+        for step, metric, value in curves:
+            events.add_scalar(f"train/{metric}", value, step)
+
+
+def track(config: Config, directory: Path, stage: str, curves: Curves) -> None:
+    """Gives a finished stage's curves to the tracker that `run.tracker` names.
+
+    One run of Weights & Biases per stage, in one group per run; it goes to its server unless
+    WANDB_MODE=offline. The stage is stored by then, and a tracker that fails costs a warning only.
 
     Args:
         config: of the run.
@@ -38,37 +55,23 @@ def write_curves(config: Config, directory: Path, stage: str, curves: Curves) ->
         stage: its name.
         curves: (step, name, value) of each point.
     """
-    _tensorboard(directory / "tensorboard" / stage, curves)
-    if config.run.tracker == "wandb" and curves:
-        _wandb(config, directory, stage, curves)
-
-
-def _tensorboard(folder: Path, curves: Iterable[tuple[int, str, float]]) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed right here
-    with SummaryWriter(str(folder)) as events:
-        for step, metric, value in curves:
-            events.add_scalar(f"train/{metric}", value, step)
-
-
-def _wandb(config: Config, directory: Path, stage: str, curves: Curves) -> None:
-    import wandb
-
-    # The same id for the same stage: one that was killed and repeated replaces what it sent.
-    identity = f"{config.run.name}-{stage}"
-    run = wandb.init(
-        project="spftcore",
-        group=config.run.name,
-        name=stage,
-        id=identity,
-        resume="allow",
-        dir=directory,
-        config=config.model_dump(mode="json"),
-    )
+    if config.run.tracker != "wandb" or not curves:
+        return
     by_step: dict[int, dict[str, float]] = {}
     for step, metric, value in curves:
         by_step.setdefault(step, {})[f"train/{metric}"] = value
-    for step in sorted(by_step):
-        run.log(by_step[step], step=step)
-    run.finish()
+    try:
+        import wandb
+
+        run = wandb.init(
+            project="spftcore",
+            group=config.run.name,
+            name=stage,
+            dir=directory,
+            config=config.model_dump(mode="json"),
+        )
+        for step in sorted(by_step):
+            run.log(by_step[step], step=step)
+        run.finish()
+    except Exception as error:  # no login, no network, whatever a tracker raises
+        log.warning("The curves of %s did not reach Weights & Biases: %s", stage, error)

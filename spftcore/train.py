@@ -104,11 +104,16 @@ def _after_its_predecessor(given: list[tuple[str, dict[str, Any]]]) -> list[Any]
     """The settings given, after those of the finished run that `run.continues` names."""
     from spftcore.stages.continuing import continued
 
-    previous = continued(resolve(given))
+    asked = resolve(given)
+    previous = continued(asked)
     if previous is None:
         return given
     name = nest("run.name", f"{previous.directory.resolve().name}-continued")
-    return [(str(previous.directory), previous.inputs()), ("its name", name), *given]
+    return [
+        (str(previous.directory), previous.inputs(databases=asked.data.databases is not None)),
+        ("its name", name),
+        *given,
+    ]
 
 
 def _with_recipe(given: list[tuple[str, dict[str, Any]]]) -> Config:

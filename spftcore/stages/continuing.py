@@ -8,7 +8,6 @@ their databases are still there, beside whatever is new.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from spftcore.config import Config, read_yaml
 from spftcore.errors import UsageError
-from spftcore.pairs import Pair, question_key
+from spftcore.pairs import Pair
 from spftcore.store import Store
 
 
@@ -49,17 +48,24 @@ class FinishedRun:
             )
         return cls(directory)
 
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self, *, databases: bool) -> dict[str, Any]:
         """Settings that a run continuing this one begins with, nested: this run's own, without what
-        names or places it, with its model as the model."""
+        names or places it, with its model as the model.
+
+        Args:
+            databases: whether the new run names databases of its own.
+        """
         values = read_yaml(self.directory / "config.yaml")
-        values.pop("run", None)
+        for name in ("name", "directory", "continues"):
+            values.get("run", {}).pop(name, None)
         data = values.setdefault("data", {})
         own = self.directory / "databases"
+        if databases:
+            data["tables_json"] = None  # it described others
         if data.get("databases") is None:  # the embedded ones lie in the run
             data["databases"] = str(own)
         # Its pairs come from its store, as it used them.
-        data.update(pairs=None, dev=None, test=None)
+        data.update(pairs=None, dev=None, test=None, max_pairs=0)
         values.setdefault("model", {})["name_or_path"] = str(self.directory / "model")
         return values
 
@@ -74,19 +80,26 @@ class FinishedRun:
             for _, name in reversed(trained):
                 path = store.result(name).get("path")
                 if path is not None and (self.directory / path).is_dir():
-                    return self.directory / path
+                    return (self.directory / path).resolve()
         return None
 
     def pairs(self) -> tuple[list[Pair], list[Pair]]:
-        """(pairs it trained on, pairs it was evaluated on); ids carry the run's name."""
+        """(pairs it trained on, pairs it was evaluated on); ids carry the run's name, and so do the
+        `checks` of the former, as `run`."""
         with closing(Store(self.directory / "run.sqlite")) as store:
             everything = store.pairs()
 
-        def named(pair: Pair) -> Pair:
-            return replace(pair, id=f"{self.directory.resolve().name}:{pair.id}")
+        run = self.directory.resolve().name
 
-        trained = [named(replace(p, split="train")) for p in everything if p.split == "train"]
-        evaluated = [named(p) for p in everything if p.split in ("dev", "test")]
+        def named(pair: Pair, **changed: Any) -> Pair:
+            return replace(pair, id=f"{run}:{pair.id}", **changed)
+
+        trained = [
+            named(pair, split="train", checks={**pair.checks, "run": run})
+            for pair in everything
+            if pair.split in ("train", "feedback")
+        ]
+        evaluated = [named(pair) for pair in everything if pair.split in ("dev", "test")]
         return trained, evaluated
 
 
@@ -94,9 +107,3 @@ def continued(config: Config) -> FinishedRun | None:
     """The run that `run.continues` names."""
     folder = config.run.continues
     return None if folder is None else FinishedRun.open(folder)
-
-
-def without_known(pairs: Sequence[Pair], known: Sequence[Pair]) -> list[Pair]:
-    """The pairs that no known one repeats, by database, question and SQL."""
-    seen = {(p.database, question_key(p.question), p.sql) for p in known}
-    return [p for p in pairs if (p.database, question_key(p.question), p.sql) not in seen]

@@ -15,7 +15,7 @@ from spftcore.dialects import in_sqlite
 from spftcore.errors import SpftError, UsageError
 from spftcore.pairs import Pair, question_key, read_pairs, split_pairs
 from spftcore.stages.context import RunContext
-from spftcore.stages.continuing import continued, without_known
+from spftcore.stages.continuing import continued
 from spftcore.store import StageWriter
 from spftcore.synthesis import TemplateError, TemplatePool, canonical, extract, normalise_sql
 from spftcore.verify import Outcome, Status
@@ -84,7 +84,7 @@ def read_inputs(config: Config) -> tuple[list[Pair], list[Pair]]:
         if path is not None:
             held_out += read_pairs(path, source="benchmark", split=split)
     seeds = [] if pairs is None else read_pairs(pairs, source="seed", split="train")
-    return seeds + without_known(trained, seeds), held_out or evaluated
+    return seeds + trained, held_out or evaluated
 
 
 def _sample(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
@@ -130,8 +130,7 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
     seeds, held_out = read_inputs(config)
     left_out = LeftOut()
     seeds = _checked(context, stage, seeds, left_out)
-    held_out = _checked(context, stage, held_out, left_out)
-    if not seeds and left_out.counts:
+    if not seeds and config.data.pairs is not None:
         causes = "; ".join(
             f"{cause}: {count}, for example {left_out.examples[cause]}"
             for cause, count in left_out.counts.most_common()
@@ -140,13 +139,23 @@ def prepare(context: RunContext, stage: StageWriter) -> None:
             f"None of the pairs in {config.data.pairs} can be used ({causes}). Databases found in "
             f"{context.databases}: {', '.join(list(context.catalogue)[:10])}."
         )
-    if seeds and not held_out:
+    held_out = _checked(context, stage, held_out, left_out)
+    own, taken = _own_and_taken_over(context, seeds)
+    learned = {key for pair in taken for key in _keys(context, pair)}
+    for pair in held_out:
+        if _keys(context, pair) & learned:
+            message = f"the run {pair.checks.get('run', config.run.continues)} trained on it"
+            left_out.add(stage, pair, "trained on before", message)
+    held_out = [pair for pair in held_out if not _keys(context, pair) & learned]
+    if own and not held_out:
+        fresh = [pair for pair in own if not _keys(context, pair) & learned]
         split = split_pairs(
-            seeds, {"test": SPLIT_OFF}, lambda p: _canonical(context, p), config.run.seed
+            fresh, {"test": SPLIT_OFF}, lambda p: _canonical(context, p), config.run.seed
         )
-        seeds = [pair for pair in split if pair.split == "train"]
         held_out = [replace(pair, source="benchmark") for pair in split if pair.split != "train"]
-    seeds = _sample(seeds, config.data.max_pairs, context.seed("max_pairs"))
+        split_off = {pair.id for pair in held_out}
+        own = [pair for pair in own if pair.id not in split_off]
+    seeds = _sample([*own, *taken], config.data.max_pairs, context.seed("max_pairs"))
     by_split = [[p for p in held_out if p.split == split] for split in ("dev", "test")]
     held_out = [
         pair
@@ -197,21 +206,33 @@ def _apart(
     left_out: LeftOut,
 ) -> list[Pair]:
     """The seeds that share neither a query nor a question with what is evaluated on."""
-
-    def keys(pair: Pair) -> set[tuple[str, str]]:
-        question = f"{pair.database}:{question_key(pair.question)}"
-        return {("sql", _canonical(context, pair)), ("question", question)}
-
-    evaluated = {key for pair in held_out for key in keys(pair)}
+    evaluated = {key for pair in held_out for key in _keys(context, pair)}
     kept = []
     for pair in seeds:
-        shared = sorted(kind for kind, _ in keys(pair) & evaluated)
+        shared = sorted(kind for kind, _ in _keys(context, pair) & evaluated)
         if shared:
             message = f"the same {' and '.join(shared)}"
             left_out.add(stage, pair, "shared with evaluation", message)
         else:
             kept.append(pair)
     return kept
+
+
+def _own_and_taken_over(
+    context: RunContext, seeds: Sequence[Pair]
+) -> tuple[list[Pair], list[Pair]]:
+    """The run's own seeds, and those it takes over from a run that it continues, without what the
+    own ones repeat."""
+    own = [pair for pair in seeds if "run" not in pair.checks]
+    repeated = {frozenset(_keys(context, pair)) for pair in own}
+    taken = [pair for pair in seeds if "run" in pair.checks]
+    return own, [pair for pair in taken if frozenset(_keys(context, pair)) not in repeated]
+
+
+def _keys(context: RunContext, pair: Pair) -> set[tuple[str, str]]:
+    """By what two pairs are told to be one, each alone: the query and the question."""
+    question = f"{pair.database}:{question_key(pair.question)}"
+    return {("sql", _canonical(context, pair)), ("question", question)}
 
 
 def _canonical(context: RunContext, pair: Pair) -> str:

@@ -212,6 +212,7 @@ def train(context: RunContext, stage: StageWriter, system: str, iteration: int) 
     model = context.load(play["main_path"], new_adapter=True)
     items = _preference_pairs(context, model, play["answers"], kind)
     if all(item is None for item in items):  # nothing to learn from: the main model stays as it is
+        stage.rejections("train", context.take_dropped())
         stage.result = {"path": play["main_path"], "pairs": 0}
         return
     objective = Preference(LossConfig(kind, settings.lam, settings.nll_weight))

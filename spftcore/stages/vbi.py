@@ -210,7 +210,9 @@ def database_weights(context: RunContext) -> dict[str, float]:
         for name, database in context.catalogue.items()
         if name not in seeded and name not in evaluated and any(t.rows for t in database.tables)
     ]
-    return {**dict.fromkeys(unseeded, average), **seeded}
+    weights = {**dict.fromkeys(unseeded, average), **seeded}
+    # Without any other, what is evaluated on serves: its queries and questions are kept out.
+    return weights or dict.fromkeys(sorted(evaluated), 1.0)
 
 
 def _write_questions(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -95,7 +95,8 @@ class Attention:
             causal = all(len(r) == 1 and len(groups[r[0]].completions) == 1 for r in rows)
             if self.cost.parts(groups) < self.cost.rows(len(rows), length, causal=causal):
                 return pack(groups, [everything], pad, device)
-        return pack(groups, rows, pad, device)
+        # Rows by choice, also where they are but one: it is not taken apart.
+        return replace(pack(groups, rows, pad, device), spans=())
 
     def inputs(self, model: LanguageModel, batch: PackedBatch) -> dict[str, Any]:
         """What the model's forward pass is given beside the tokens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
@@ -65,21 +66,29 @@ def sample_batches(
     for step in range(steps):
         position = step % size
         if position == 0:
-            window = sorted(islice(drawn, size * batch_size), key=tokens)
+            window = _by_length(list(islice(drawn, size * batch_size)), tokens)
             turns = torch.randperm(size, generator=generator).tolist()
         start = turns[position] * batch_size
         yield window[start : start + batch_size]
 
 
-def _drawn(items: Sequence[Item | None], generator: torch.Generator) -> Iterator[Item]:
-    """The items of successive random permutations, without end."""
+def _by_length(window: list[tuple[int, Item]], tokens: Callable[[Item], int]) -> list[Item]:
+    """The items of a window, sorted unless it spans several epochs (few of many can be used): the
+    copies of an item would fill a batch."""
+    if max(Counter(index for index, _ in window).values()) > 2:
+        return [item for _, item in window]
+    return sorted((item for _, item in window), key=tokens)
+
+
+def _drawn(items: Sequence[Item | None], generator: torch.Generator) -> Iterator[tuple[int, Item]]:
+    """The items of successive random permutations with their numbers, without end."""
     while True:
         found = False
         for index in torch.randperm(len(items), generator=generator).tolist():
             item = items[index]
             if item is not None:
                 found = True
-                yield item
+                yield index, item
         if not found:
             raise SpftError(
                 f"There is nothing to train on: all {len(items)} pairs are over the limits. Raise "

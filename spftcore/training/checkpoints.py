@@ -29,11 +29,12 @@ from torch import Tensor
 
 from spftcore.errors import SpftError
 from spftcore.models import replace_folder
-from spftcore.training.items import TrainingSet
+from spftcore.training.items import TrainingSet, digest
 
 KEPT = 2
 SUMS = "SHA256SUMS"
 _RANDOM = ("random/cpu", "random/cuda")  # the generators' names in the file
+SAMPLED_SIZES = 16
 FORMAT = 1  # of state.json and of the tensors' names
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,9 @@ def fingerprint_items(items: Sequence[Any], size: Any) -> str:
     """Tells data apart by what a set says it holds, or by the number of items and the id and size
     of up to about 1,000 of them."""
     if isinstance(items, TrainingSet):
-        return f"{len(items)} items, {items.identity}"
+        # Their first sizes too: what is in the prompts of the same pairs may have changed.
+        sizes = [0 if item is None else size(item) for item in items[:SAMPLED_SIZES]]
+        return f"{len(items)} items, {items.identity}, {digest(map(str, sizes))}"
     every = max(1, len(items) // 1000)
     some = (items[i] for i in range(0, len(items), every) if items[i] is not None)
     text = "\n".join(f"{getattr(item, 'id', '')} {size(item)}" for item in some)
