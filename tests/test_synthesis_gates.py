@@ -218,7 +218,9 @@ def changed(database: Database, **columns: bool) -> Database:
     """The database with columns marked sensitive."""
 
     def mark(column: Column) -> Column:
-        return replace(column, sensitive=column.name in columns)
+        # The catalogue shows no examples of columns named like this one, and none means no values.
+        shown = column.examples or ("x",)
+        return replace(column, sensitive=column.name in columns, examples=shown)
 
     tables = tuple(
         Table(t.name, tuple(map(mark, t.columns)), t.rows, t.natural_name, t.is_view)
@@ -229,7 +231,7 @@ def changed(database: Database, **columns: bool) -> Database:
 
 def test_sensitive_columns_are_neither_shown_nor_compared(shop: Database) -> None:
     texts = [entry.template.text for entry in TemplatePool.builtin()]
-    open_queries = synthesised(shop, texts, 300).queries
+    open_queries = synthesised(changed(shop), texts, 300).queries
     assert any("email" in query.sql for query in open_queries)
     assert any(query.sql.startswith("select *") for query in open_queries)
     result = synthesised(changed(shop, email=True), texts, 300)
