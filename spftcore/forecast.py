@@ -132,6 +132,8 @@ def _fits(context: RunContext, seeds: list[Pair]) -> tuple[LanguageModel | None,
     groups = [context.text_to_sql_group(measured, p, p.sql, p.sql) for p in seeds[:SAMPLED]]
     limits = config.prompt
     groups = [group for group in groups if len(group.prompt) <= limits.max_prompt_tokens]
+    if not seeds:
+        return tiny, ["Nothing could be written from the databases, so memory was not counted."]
     if not groups:
         return tiny, [f"Every prompt is longer than {limits.max_prompt_tokens} tokens."]
     workers, _ = workers_and_threads(config)

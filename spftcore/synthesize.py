@@ -10,6 +10,7 @@ beside the built-in ones. OUTPUT.html shows samples. What was stopped goes on wi
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -42,7 +43,7 @@ SPARE = 1.1  # queries for each pair: a few get no question that passes
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for; a file that was begun goes on only with the same.
+    """What is asked for; a file that was begun goes on only with the same (or another count).
 
     Attributes:
         databases: folder of SQLite files.
@@ -70,7 +71,7 @@ class Request:
 
     def identity(self) -> dict[str, Any]:
         """As JSON, for the comparison with what a file was begun with."""
-        values = {k: v for k, v in asdict(self).items() if k != "output"}
+        values = {k: v for k, v in asdict(self).items() if k not in ("output", "count")}
         return json.loads(json.dumps(values, default=str))
 
 
@@ -128,6 +129,9 @@ class Synthesis:
         self.partial = output.with_name(output.name + ".partial")
         self.state = output.with_name(output.name + ".state")
         self.sheet = output.with_name(output.name + ".html")
+        # In the ids, so that files of several requests may be put together.
+        text = json.dumps(request.identity(), sort_keys=True)
+        self.name = hashlib.sha256(text.encode()).hexdigest()[:6]
         self.summary = self._begun(resume)
         data = DataConfig(databases=request.databases, tables_json=request.tables_json)
         self.catalogue = Catalogue.from_settings(data, request.databases, None)
@@ -194,7 +198,7 @@ class Synthesis:
             model=model,
             seen=self.asked,
             mentions=Mentions((p.question, p.sql, self.catalogue[p.database]) for p in self.seeds),
-            prefix=f"synthesized-{done.parts:04d}",
+            prefix=f"synthesized-{self.name}-{done.parts:04d}",
         )
         pairs = written.pairs[:wanted]
         text = "".join(pair.to_json() + "\n" for pair in pairs).encode()
@@ -242,7 +246,7 @@ class Synthesis:
                 f"{self.state} is damaged ({error}). Remove it to begin anew."
             ) from None
         now = self.request.identity()
-        changed = [name for name in now if now[name] != before.get(name) and name != "count"]
+        changed = [name for name in now if now[name] != before.get(name)]
         if changed:
             raise UsageError(
                 f"{output} was begun with other values of {', '.join(changed)}. Use the same, or "
@@ -320,8 +324,8 @@ def print_summary(summary: Summary, request: Request, console: Console) -> None:
     table.add_column("count", justify="right")
     for writer, count in summary.writers.most_common():
         table.add_row(f"question by {'rule' if writer == 'rules' else 'the model'}", f"{count:,}")
-    for name, count in summary.difficulties.items():
-        table.add_row(f"{name} queries", f"{count:,}")
+    for name in MixConfig.model_fields:
+        table.add_row(f"{name} queries found", f"{summary.difficulties[name]:,}")
     table.add_section()
     for cause, count in summary.rejections.most_common(12):
         table.add_row(f"not kept: {cause}", f"{count:,}")

@@ -109,11 +109,8 @@ def _after_its_predecessor(given: list[tuple[str, dict[str, Any]]]) -> list[Any]
     if previous is None:
         return given
     name = nest("run.name", f"{previous.directory.resolve().name}-continued")
-    return [
-        (str(previous.directory), previous.inputs(databases=asked.data.databases is not None)),
-        ("its name", name),
-        *given,
-    ]
+    inputs = previous.inputs(databases=asked.data.databases is not None)
+    return [(str(previous.directory), inputs), ("its name", name), *given]
 
 
 def _with_recipe(given: list[tuple[str, dict[str, Any]]]) -> Config:
