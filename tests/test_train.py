@@ -129,26 +129,35 @@ def test_rewards_are_kept_with_one_opponent_logprob_per_token(finished: Path) ->
 def test_a_finished_run_is_continued_with_new_pairs(finished: Path, tmp_path: Path) -> None:
     new = tmp_path / "new.jsonl"
     question = {"database": "clinic", "question": "How many doctors earn over 1?"}
-    new.write_text(json.dumps({**question, "sql": "select count(*) from doctor where 1 < 2"}))
+    before = Store(finished / "run.sqlite")
+    old = [*before.pairs(split="train"), *before.pairs(split="feedback")]
+    expected = {(p.question, p.sql) for p in before.pairs(stage="prepare", split="test")}
+    before.close()
+    again = next(pair for pair in old if pair.source == "seed")
+    lines = [
+        {**question, "sql": "select count(*) from doctor where 1 < 2"},
+        # The same pair once more, in other letters.
+        {"database": again.database, "question": again.question, "sql": f"  {again.sql} "},
+    ]
+    new.write_text("\n".join(map(json.dumps, lines)))
     less = {"vbi.rounds": 1, "self_play.iterations": 0, "baselines": "", "vbi.ranking": 10}
     values = {"run.directory": tmp_path, "run.continues": finished, "data.pairs": new, **less}
     done = _train(*(f"--{key}={value}" for key, value in values.items()))
     assert done.returncode == 0, done.stderr
 
     run = tmp_path / "whole-continued"
-    store, before = Store(run / "run.sqlite"), Store(finished / "run.sqlite")
+    store = Store(run / "run.sqlite")
     seeds = store.pairs(stage="prepare", split="train")
     tested = {(p.question, p.sql) for p in store.pairs(stage="prepare", split="test")}
     base = Path(store.result("base")["path"])
-    old = before.pairs(split="train")
-    expected = {(p.question, p.sql) for p in before.pairs(stage="prepare", split="test")}
     store.close()
-    before.close()
     assert base == finished / "model"
     assert question["question"] in {pair.question for pair in seeds}
     assert {pair.source for pair in old} == {"seed", "synthesized"}
     # What the old run trained on is trained on again; its test stays its test.
-    assert {pair.id.partition(":")[2] for pair in seeds if ":" in pair.id} == {p.id for p in old}
+    taken = {pair.id.partition(":")[2] for pair in seeds if "run" in pair.checks}
+    assert taken == {pair.id for pair in old} - {again.id}
+    assert sum(pair.question == again.question for pair in seeds) == 1
     assert tested == expected
     assert (run / "model").is_dir()
 
