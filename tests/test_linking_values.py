@@ -225,6 +225,15 @@ def test_odd_values_and_names_do_no_harm(tmp_path: Path) -> None:
     assert all(len(str(m.value)) < 200 for m in index.link("long long long needle", 20))
 
 
+@pytest.mark.parametrize("quoted", ["½", "aᦰb"])
+def test_a_quoted_word_that_sqlite_parts_is_no_obstacle(quoted: str, tmp_path: Path) -> None:
+    database = database_of(
+        tmp_path, "create table t (name text); insert into t values ('Quasimodo'), ('½ litre');"
+    )
+    index = ValueIndex(database, tmp_path / "cache")
+    assert index.link(f"Is there '{quoted}' or 'Quas'?", 1)[0].value == "Quasimodo"
+
+
 def test_a_database_without_tables_has_an_empty_index(tmp_path: Path) -> None:
     index = ValueIndex(database_of(tmp_path, "pragma user_version = 1; vacuum;"), tmp_path / "c")
     assert index.link("Anything?") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import apsw
@@ -177,7 +178,10 @@ class LookUp:
         terms += [
             f'"{token.stem}"*'
             for token in self._asked
-            if token.quoted and len(token.stem) > 1 and token.stem not in self._counts
+            if token.quoted
+            and len(token.stem) > 1
+            and token.stem not in self._counts
+            and self._is_term(token.stem)
         ]
         if not terms:
             return []
@@ -187,6 +191,14 @@ class LookUp:
             (" OR ".join(terms),),
         )
         return [_entry(*row) for row in rows]
+
+    def _is_term(self, stem: str) -> bool:
+        """Whether FTS5 takes a stem for one word. Some are several to it (`½` folds to `1⁄2`, and
+        letters newer than its Unicode part words), and this index has no phrases."""
+        with suppress(apsw.SQLError):
+            self._index.execute("select 1 from texts where texts match ? limit 1", (f'"{stem}"*',))
+            return True
+        return False
 
 
 def with_keys(index: apsw.Connection, keys: Sequence[str], limit: int) -> list[Entry]:
