@@ -225,6 +225,19 @@ def test_odd_values_and_names_do_no_harm(tmp_path: Path) -> None:
     assert all(len(str(m.value)) < 200 for m in index.link("long long long needle", 20))
 
 
+def test_a_number_of_many_columns_does_not_hide_a_text(tmp_path: Path) -> None:
+    columns = ", ".join(f"m{n} integer" for n in range(120))
+    database = database_of(
+        tmp_path,
+        f"create table a ({columns}); insert into a values ({', '.join(['2'] * 120)});"
+        "create table singer (country text); insert into singer values ('France'), ('Peru');",
+    )
+    index = ValueIndex(database, tmp_path / "cache")
+    question = "Which 2 singers come from France?"
+    assert "France" in [match.value for match in index.link(question)]
+    assert [match.value for match in index.mentions(question)] == ["France"]
+
+
 @pytest.mark.parametrize("quoted", ["½", "aᦰb"])
 def test_a_quoted_word_that_sqlite_parts_is_no_obstacle(quoted: str, tmp_path: Path) -> None:
     database = database_of(

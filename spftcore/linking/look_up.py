@@ -14,7 +14,7 @@ from spftcore.linking.words import KINDRED, STOP_WORDS, Token, within_one_edit
 
 LONGEST_SPAN = 8  # words of a question that may form one value
 LONGEST_KINDRED = 4  # words of the longest phrase that has another word for it
-SAME_KEY = 80  # entries with exactly the words of one of the question's spans
+SAME_KEY = 80  # entries with exactly the words of one span of the question
 CANDIDATES = 60  # entries that share rare words with the question
 RARE = 1000  # entries that hold a word: above, the word alone tells nothing
 READ = 2000  # entries ranked by FTS5 at most, over all words of a question
@@ -202,14 +202,17 @@ class LookUp:
 
 
 def with_keys(index: apsw.Connection, keys: Sequence[str], limit: int) -> list[Entry]:
-    """The entries whose whole value has one of the keys, the first ones by id."""
-    distinct = list(dict.fromkeys(keys))[:30_000]  # SQLite takes so many parameters
-    marks = ",".join("?" * len(distinct))
-    rows = index.execute(
-        f"select id, column, value, key from entries where key in ({marks}) limit {limit}",
-        distinct,
-    )
-    return [_entry(*row) for row in rows]
+    """The entries whose whole value has one of the keys: of each key up to `limit`, texts before
+    numbers, then by id. A number that many columns hold so leaves the other keys theirs."""
+    return [
+        _entry(*row)
+        for key in dict.fromkeys(keys)
+        for row in index.execute(
+            "select id, column, value, key from entries where key = ?"
+            " order by typeof(value) != 'text', id limit ?",
+            (key, limit),
+        )
+    ]
 
 
 def of_column(index: apsw.Connection, column: int) -> list[Entry]:
