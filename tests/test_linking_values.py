@@ -3,6 +3,7 @@ is cached, never beside the user's, and follows the database."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,18 @@ def test_an_index_is_built_once_and_again_when_the_database_changes(tmp_path: Pa
     assert [m.value for m in changed.link("Who is Mandela?", 1)] == ["Nelson Mandela"]
     assert [m for m in changed.link("Who is Obama?") if "Obama" in str(m.value)] == []
     assert list(cache.rglob("*.sqlite")) == [file]  # the old one is replaced, not kept
+
+
+def test_a_file_rewritten_in_place_with_its_old_time_is_read_again(tmp_path: Path) -> None:
+    database = database_of(tmp_path, "create table t (name text); insert into t values ('Lima');")
+    before = database.path.stat()
+    ValueIndex(database, tmp_path / "cache").close()
+    content = database.path.read_bytes()
+    with database.path.open("r+b") as file:
+        file.write(content.replace(b"Lima", b"Oslo"))
+    os.utime(database.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    index = ValueIndex(database, tmp_path / "cache")
+    assert [match.value for match in index.mentions("Lima or Oslo")] == ["Oslo"]
 
 
 def test_a_damaged_cache_is_built_anew(tmp_path: Path) -> None:
