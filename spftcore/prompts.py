@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ from spftcore.linking import ValueIndex
 from spftcore.linking.golds import needed, padded
 from spftcore.linking.schema import Needed, choose, score_schema
 from spftcore.linking.trimming import Trimming
-from spftcore.schema_text import SchemaStyle, condition, schema_text
+from spftcore.linking.values import ValueMatch
+from spftcore.schema_text import SchemaStyle, condition, on_one_line, one_line, schema_text
 
 LIKELY = 0.05  # values with a lower probability of being needed are not shown
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class PromptRenderer:
         if self._style == "linked":
             # Lower case, because a model this small should not learn each word twice; values keep
             # their case in the linked part.
-            values = ", ".join(condition(m) for m in self._index(database_id).mentions(question))
+            values = ", ".join(_conditions(self._index(database_id).mentions(question)))
             parts = [database_id, values, evidence.lower(), question.lower()]
             return " | ".join(part for part in parts if part) + " =>"
         trimming = self._trimming(question, database_id, evidence, gold, pair)
@@ -107,11 +108,11 @@ class PromptRenderer:
         def prompt(level: int) -> str:
             view, detail, values = trimming.at(level)
             lines = [schema_text(view, self._schema_style, detail)]
-            if values:
-                lines.append(f"-- values in the database: {', '.join(map(condition, values))}")
+            if conditions := _conditions(values):
+                lines.append(f"-- values in the database: {', '.join(conditions)}")
             if evidence:
-                lines.append(f"-- hint: {evidence}")
-            lines.append(f"-- question: {question}")
+                lines.append(f"-- hint: {one_line(evidence)}")
+            lines.append(f"-- question: {one_line(question)}")
             lines.append("-- One SQLite query that answers the question:")
             return "\n".join(lines) + "\n"
 
@@ -173,8 +174,8 @@ class PromptRenderer:
             part, detail, _ = trimming.at(level)
             lines = [
                 schema_text(part, self._schema_style, detail),
-                f"-- query: {masked_sql}",
-                *([f"-- said word for word: {draft}"] if draft else []),
+                f"-- query: {one_line(masked_sql)}",
+                *([f"-- said word for word: {one_line(draft)}"] if draft else []),
                 "-- The question in English that this query answers"
                 " (keep value1, value2, … as they stand):",
             ]
@@ -204,6 +205,10 @@ def _fitting(prompt: Callable[[int], str], levels: int, fits: Callable[[str], bo
         middle = (low + high) // 2
         low, high = (low, middle) if fits(prompt(middle)) else (middle + 1, high)
     return prompt(low)
+
+
+def _conditions(values: Sequence[ValueMatch]) -> list[str]:
+    return [text for text in map(condition, values) if on_one_line(text)]
 
 
 def _unmasked(masked_sql: str, database: Database) -> str:
