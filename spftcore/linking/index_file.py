@@ -111,12 +111,12 @@ class _State:
     file: FileState
     context: str
 
-    def holds(self, file: str, settled: int, digest: str, context: str) -> bool:
+    def holds(self, file: object, settled: object, digest: object, context: object) -> bool:
         """Whether an index with this row in its `state` is of the content there is now."""
         if context != self.context:
             return False
         # Times are trusted only where no later write can have left them as they are.
-        same = bool(settled) and json.loads(file) == self.file.values
+        same = bool(settled) and json.loads(str(file)) == self.file.values
         return same or digest == file_digest(self.path)
 
     def row(self) -> tuple[str, int, str, str]:
