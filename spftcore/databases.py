@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple
 from pathlib import Path
@@ -102,6 +103,10 @@ class Catalogue(Mapping[str, Database]):
         failed: dict[str, str] = {}
         for key, path in files:
             try:
+                if not _is_text(key):
+                    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+                    key = os.fsencode(key).decode("utf-8", "backslashreplace")
+                    raise SpftError(f"The name of database {shown} is not UTF-8. Rename the file.")
                 databases[key] = _open_one(key, path, records.get(key), rules, propose_keys, kept)
             except SpftError as error:
                 failed[key] = str(error)
@@ -123,6 +128,11 @@ class Catalogue(Mapping[str, Database]):
             propose_keys=settings.propose_keys,
             cache=cache,
         )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written: of bytes that are no UTF-8 Python makes lone surrogates."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _open_one(

@@ -20,6 +20,8 @@ class Ran(Protocol):
     @property
     def ran(self) -> bool: ...
     @property
+    def rows(self) -> int: ...
+    @property
     def fingerprint(self) -> str: ...
 
 
@@ -65,7 +67,7 @@ def in_sqlite(queries: Sequence[tuple[Path, str]], executor: QueryExecutor) -> l
     Returns:
         The first reading that runs, if all readings that run return the same result: the same
         text may mean another thing in another dialect (`/` divides whole numbers in Postgres,
-        not in MySQL).
+        not in MySQL). Of several that run, results without rows agree on nothing.
     """
     candidates = [readings(sql) for _, sql in queries]
     jobs = [
@@ -77,10 +79,12 @@ def in_sqlite(queries: Sequence[tuple[Path, str]], executor: QueryExecutor) -> l
     answers: list[Reading | None] = []
     for found in candidates:
         ran = [
-            (reading, outcome.fingerprint)
+            (reading, outcome)
             for reading, outcome in zip(found, [next(outcomes) for _ in found], strict=True)
             if outcome.ran
         ]
-        agreed = len({fingerprint for _, fingerprint in ran}) == 1
+        agreed = len({outcome.fingerprint for _, outcome in ran}) == 1
+        if len(ran) > 1 and not ran[0][1].rows:
+            agreed = False
         answers.append(ran[0][0] if agreed else None)
     return answers

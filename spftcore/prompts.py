@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spftcore.config import PromptConfig
-from spftcore.databases import Catalogue
+from spftcore.databases import Catalogue, Database
 from spftcore.linking import ValueIndex
 from spftcore.linking.golds import needed, padded
-from spftcore.linking.schema import Needed, choose, score_schema, whole_schema
+from spftcore.linking.schema import Needed, choose, score_schema
 from spftcore.linking.trimming import Trimming
-from spftcore.schema_text import Detail, SchemaStyle, condition, schema_text
+from spftcore.linking.values import ValueMatch
+from spftcore.schema_text import SchemaStyle, condition, on_one_line, one_line, schema_text
 
 LIKELY = 0.05  # values with a lower probability of being needed are not shown
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spftcore.linking.reranker import Reranker
 
 _FENCE = re.compile(r"```(?:sqlite|sql)?\s*(.*?)(?:```|$)", re.DOTALL | re.IGNORECASE)
+_MASK = re.compile(r"\bvalue\d+\b")
 # What SQL is cut into, from the left: quoted text, comments, blanks, the end of a statement.
 _PIECE = re.compile(
     r"(?P<quoted>'(?:[^']|'')*'?|\"(?:[^\"]|\"\")*\"?|`[^`]*`?|\[[^\]]*\]?)"
@@ -72,7 +73,6 @@ class PromptRenderer:
             from spftcore.linking.reranker import Reranker  # takes seconds, and few need it
 
             self._reranker = Reranker(config.reranker, device)
-        self._schema = lru_cache(maxsize=None)(self._render_schema)
 
     def text_to_sql(
         self,
@@ -100,7 +100,7 @@ class PromptRenderer:
         if self._style == "linked":
             # Lower case, because a model this small should not learn each word twice; values keep
             # their case in the linked part.
-            values = ", ".join(condition(m) for m in self._index(database_id).mentions(question))
+            values = ", ".join(_conditions(self._index(database_id).mentions(question)))
             parts = [database_id, values, evidence.lower(), question.lower()]
             return " | ".join(part for part in parts if part) + " =>"
         trimming = self._trimming(question, database_id, evidence, gold, pair)
@@ -108,22 +108,15 @@ class PromptRenderer:
         def prompt(level: int) -> str:
             view, detail, values = trimming.at(level)
             lines = [schema_text(view, self._schema_style, detail)]
-            if values:
-                lines.append(f"-- values in the database: {', '.join(map(condition, values))}")
+            if conditions := _conditions(values):
+                lines.append(f"-- values in the database: {', '.join(conditions)}")
             if evidence:
-                lines.append(f"-- hint: {evidence}")
-            lines.append(f"-- question: {question}")
+                lines.append(f"-- hint: {one_line(evidence)}")
+            lines.append(f"-- question: {one_line(question)}")
             lines.append("-- One SQLite query that answers the question:")
             return "\n".join(lines) + "\n"
 
-        text = prompt(0)
-        if fits is None or fits(text):
-            return text
-        low, high = 1, trimming.levels - 1  # the answer lies between, or is the last
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if fits(prompt(middle)) else (middle + 1, high)
-        return prompt(low)
+        return _fitting(prompt, trimming.levels, fits)
 
     def _trimming(
         self, question: str, database_id: str, evidence: str, gold: str, pair: str
@@ -150,22 +143,45 @@ class PromptRenderer:
         values = [m for m in linked if m.score >= LIKELY and (m.table, m.column) in shown]
         return Trimming(view, values, need)
 
-    def sql_to_text(self, masked_sql: str, database_id: str, draft: str = "") -> str:
+    def sql_to_text(
+        self,
+        masked_sql: str,
+        database_id: str,
+        draft: str = "",
+        *,
+        fits: Callable[[str], bool] | None = None,
+    ) -> str:
         """The prompt whose completion is a question; literals are masked (`mask_literals`).
 
-        `draft` is the question by rule, masked likewise; a small model that knows its databases by
-        heart (`linked`) does without.
+        It shows the tables and columns of the query, and as many others as a text-to-SQL prompt.
+
+        Args:
+            masked_sql: the query.
+            database_id: of the catalogue.
+            draft: the question by rule, masked likewise; a small model that knows its databases
+                by heart (`linked`) does without.
+            fits: as of `text_to_sql`.
         """
         if self._style == "linked":
             return f"{database_id} | {masked_sql} =>"
-        lines = [
-            self._schema(database_id),
-            f"-- query: {masked_sql}",
-            *([f"-- said word for word: {draft}"] if draft else []),
-            "-- The question in English that this query answers"
-            " (keep value1, value2, … as they stand):",
-        ]
-        return "\n".join(lines) + "\n"
+        config, database = self._config, self._catalogue[database_id]
+        need = needed(_unmasked(masked_sql, database), database)
+        scored = score_schema(database, draft or masked_sql, ())
+        view = choose(database, scored, tables=config.tables, columns=config.columns, needed=need)
+        trimming = Trimming(view, (), need)
+
+        def prompt(level: int) -> str:
+            part, detail, _ = trimming.at(level)
+            lines = [
+                schema_text(part, self._schema_style, detail),
+                f"-- query: {one_line(masked_sql)}",
+                *([f"-- said word for word: {one_line(draft)}"] if draft else []),
+                "-- The question in English that this query answers"
+                " (keep value1, value2, … as they stand):",
+            ]
+            return "\n".join(lines) + "\n"
+
+        return _fitting(prompt, trimming.levels, fits)
 
     def question(self, question: str) -> str:
         """A question as the completion that the SQL-to-Text model learns."""
@@ -178,9 +194,29 @@ class PromptRenderer:
             self._indexes[database_id] = index
         return index
 
-    def _render_schema(self, database_id: str) -> str:
-        view = whole_schema(self._catalogue[database_id])
-        return schema_text(view, self._schema_style, Detail())
+
+def _fitting(prompt: Callable[[int], str], levels: int, fits: Callable[[str], bool] | None) -> str:
+    """The prompt of the first level that fits, else of the last."""
+    text = prompt(0)
+    if fits is None or fits(text):
+        return text
+    low, high = 1, levels - 1  # the answer lies between, or is the last
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(prompt(middle)) else (middle + 1, high)
+    return prompt(low)
+
+
+def _conditions(values: Sequence[ValueMatch]) -> list[str]:
+    return [text for text in map(condition, values) if on_one_line(text)]
+
+
+def _unmasked(masked_sql: str, database: Database) -> str:
+    """A masked query with literals again, so that no mask is taken for a column."""
+    columns = {column.name.lower() for table in database.tables for column in table.columns}
+    return _MASK.sub(
+        lambda match: match.group() if match.group().lower() in columns else "1", masked_sql
+    )
 
 
 def parse_sql(completion: str) -> str:

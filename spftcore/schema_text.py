@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from spftcore.synthesis.sql_text import identifier
 
 SchemaStyle = Literal["ddl", "compact"]
 
+_BREAK = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 LONGEST_COMMENT = 120  # characters of a column's comment that are shown
 
 
@@ -80,16 +82,24 @@ def _notes(column: Column, detail: Detail, examples: str) -> str:
     notes = []
     if detail.comments:
         if column.natural_name and column.natural_name != column.name.lower():
-            notes.append(_one_line(column.natural_name))
+            notes.append(one_line(column.natural_name))
         if column.comment:
-            notes.append(_one_line(column.comment)[:LONGEST_COMMENT])
+            notes.append(one_line(column.comment)[:LONGEST_COMMENT])
     if detail.examples and column.examples and not column.primary_key and not column.sensitive:
-        notes.append(examples + ", ".join(literal(value) for value in column.examples))
+        shown = [text for text in map(literal, column.examples) if on_one_line(text)]
+        if shown:
+            notes.append(examples + ", ".join(shown))
     return "; ".join(notes)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text without line breaks, which would end a comment of a prompt."""
     return " ".join(text.split())
+
+
+def on_one_line(text: str) -> bool:
+    """Whether a text has neither line breaks nor control characters besides the tabulator."""
+    return not _BREAK.search(text)
 
 
 def condition(match: ValueMatch) -> str:

@@ -5,6 +5,7 @@ The reference is Python's own sqlite3.
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import subprocess
@@ -331,3 +332,16 @@ def test_all_spider_databases_are_read_and_the_same_from_the_cache(
     for name, database in first.items():
         assert again[name].tables == database.tables
         assert again[name].foreign_keys == database.foreign_keys
+
+
+def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    make(folder / "good.sqlite", "create table t (a); insert into t values (1);")
+    (folder / os.fsdecode(b"ol\xe9.sqlite")).write_bytes((folder / "good.sqlite").read_bytes())
+    catalogue = Catalogue.open(folder)
+    assert list(catalogue) == ["good"]
+    assert catalogue["good"].table("t").rows == 1
+    ((name, message),) = catalogue.unreadable.items()
+    assert name.encode() == b"ol\\xe9"
+    assert "is not UTF-8" in message
+    message.encode()  # can be printed

@@ -73,7 +73,7 @@ def test_a_file_that_has_long_been_as_it_is_is_not_even_hashed(
 
     monkeypatch.setattr(cache, "SETTLED", -1.0)  # the file counts as old
     first = Catalogue.open(folder, cache=tmp_path / "kept")
-    monkeypatch.setattr(cache, "_file_digest", lambda path: pytest.fail(f"hashed {path}"))
+    monkeypatch.setattr(cache, "file_digest", lambda path: pytest.fail(f"hashed {path}"))
     assert parts(Catalogue.open(folder, cache=tmp_path / "kept")) == parts(first)
 
 

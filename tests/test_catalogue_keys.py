@@ -67,6 +67,26 @@ def test_what_is_no_key_is_not_proposed(tmp_path: Path, column: str, values: str
     assert proposed(tmp_path, script + f"insert into song values {values};") == set()
 
 
+def test_columns_of_wide_tables_are_not_compared_each_with_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spftcore.catalogue import proposals
+
+    calls = []
+    score = proposals.name_score
+    monkeypatch.setattr(proposals, "name_score", lambda *a: calls.append(a) or score(*a))
+    wide = ", ".join(f"measure_{n} real" for n in range(300))
+    found = proposed(
+        tmp_path,
+        f"create table club (club_id integer primary key, {wide});"
+        f"create table player (id integer, club_id integer, {wide.replace('measure', 'size')});"
+        "insert into club (club_id) values (1), (2); insert into player (id, club_id)"
+        " values (1, 1), (2, 2), (3, 1);",
+    )
+    assert len(found) == 1
+    assert len(calls) < 3000  # each with each are 180,000
+
+
 def test_a_key_must_be_unique(tmp_path: Path) -> None:
     script = """create table stock (part_no int, place text);
         create table sale (id integer primary key, part_no int);

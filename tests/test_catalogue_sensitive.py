@@ -28,12 +28,14 @@ SENSITIVE = """
     home_phone telephone_no mobile fax fax_number password login_password passwd pwd password_hash
     user_password api_key apiKey access_token auth_token token secret client_secret SSN ssn
     social_security_number passport_number iban IBAN credit_card creditcard_number card_number cvv
-    tax_id national_id drivers_license ip_address private_key
+    tax_id national_id drivers_license ip_address private_key phone1 email2 contact_tel tel tel_no
+    pass user_pass api_token_hash
 """
 HARMLESS = """
     name city phone_model phone_id email_verified token_count card_type number_of_phones
     headphones has_phone address description passenger classname essn_count keyboard compass
     secretary tokenized pinned assn council_tax_id primary_key mailing_list emailed_at
+    hotel tell boarding_pass pass_rate content_hash
 """
 
 
@@ -141,6 +143,57 @@ def test_their_values_reach_no_prompt_no_index_and_no_query(people: Path) -> Non
     assert len(result.queries) > 20
     assert "'Lima'" in text
     assert not any(mark in text for mark in ("secret", "@", "415", "+1"))
+
+
+VIEWS = """
+create table u (id integer primary key, name text, born text,
+    password text, -- e.g. hunter2
+    phone_number text);
+insert into u values (1, 'Ada', '1815', 'hunter2', '555-0101'), (2, 'Kim', '1990', 'qwerty', '');
+create view v as select name, phone_number as contact, password as p, upper(password) as q from u;
+create view of_view as select name as who, p as x, born from v join u using (name);
+create view both_sides as select name as one from u union select password from u;
+create view from_cte as with a(b, c, d, e, f) as (select * from u) select c, e, b || e as g from a;
+create view harmless as select name, upper(name) as loud, count(*) as n from u group by name;
+"""
+
+
+def sensitive_of(folder: Path, rules: Sensitivity | None = None) -> set[str]:
+    tables = Catalogue.open(folder, sensitivity=rules)["d"].tables
+    return {f"{t.name}.{c.name}" for t in tables for c in t.columns if c.sensitive}
+
+
+def test_views_show_no_sensitive_value_under_another_name(tmp_path: Path) -> None:
+    make(tmp_path / "d.sqlite", VIEWS)
+    found = {"u.password", "u.phone_number", "v.contact", "v.p", "v.q", "of_view.x"}
+    found |= {"both_sides.one", "from_cte.e", "from_cte.g"}
+    assert sensitive_of(tmp_path) == found
+    assert sensitive_of(tmp_path, Sensitivity("show")) == set()
+    # The user's own columns reach views as well, and the user may still say that one is harmless.
+    patterns = ("u.born", "!v.contact", "!u.password", "!u.phone_number")
+    born = {"u.born", "of_view.born", "from_cte.g"}  # of what is computed nobody can tell
+    assert sensitive_of(tmp_path, Sensitivity(patterns=patterns)) == born
+    prompt = PromptRenderer(PromptConfig(), Catalogue.open(tmp_path)).text_to_sql("Who?", "d")
+    assert "'Ada'" in prompt
+    assert not any(text in prompt.lower() for text in ("hunter2", "555"))
+    hiding = Catalogue.open(tmp_path, sensitivity=Sensitivity("hide"))["d"]
+    assert [c.name for c in hiding.table("v").columns] == ["name"]
+
+
+def test_a_comment_on_a_sensitive_column_is_not_kept(tmp_path: Path) -> None:
+    make(tmp_path / "d" / "d.sqlite", VIEWS)
+    described = tmp_path / "d" / "database_description"
+    described.mkdir()
+    (described / "u.csv").write_text(
+        "original_column_name,column_name,column_description,data_format,value_description\n"
+        "phone_number,,,text,such as 555-0101\nname,,first name,text,\n"
+    )
+    catalogue = Catalogue.open(tmp_path, cache=tmp_path / "kept")
+    assert catalogue["d"].column("u", "name").comment == "first name"
+    kept = "".join(path.read_text() for path in (tmp_path / "kept").iterdir())
+    assert "first name" in kept
+    assert "hunter2" not in kept
+    assert "555-0101" not in kept
 
 
 def test_hidden_columns_are_not_in_the_catalogue(people: Path) -> None:

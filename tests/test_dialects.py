@@ -67,6 +67,13 @@ def test_where_dialects_disagree_nothing_is_guessed(travel: Path) -> None:
         assert in_sqlite([(travel / "travel.sqlite", sql)], executor) == [None]
 
 
+def test_results_without_rows_agree_on_nothing(travel: Path) -> None:
+    sql = "SELECT inhabitants / 2 FROM city WHERE name ILIKE 'nowhere'"
+    assert len({reading.sql for reading in readings(sql)}) > 1
+    with Executor(threads=1) as executor:
+        assert in_sqlite([(travel / "travel.sqlite", sql)], executor) == [None]
+
+
 @pytest.mark.parametrize("sql", ["(" * 5000 + "1" + ")" * 5000, "select \x00 from t", "🙂" * 100])
 def test_no_text_ends_the_reading(sql: str) -> None:
     assert isinstance(readings(sql), list)

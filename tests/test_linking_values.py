@@ -3,6 +3,7 @@ is cached, never beside the user's, and follows the database."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,18 @@ def test_an_index_is_built_once_and_again_when_the_database_changes(tmp_path: Pa
     assert list(cache.rglob("*.sqlite")) == [file]  # the old one is replaced, not kept
 
 
+def test_a_file_rewritten_in_place_with_its_old_time_is_read_again(tmp_path: Path) -> None:
+    database = database_of(tmp_path, "create table t (name text); insert into t values ('Lima');")
+    before = database.path.stat()
+    ValueIndex(database, tmp_path / "cache").close()
+    content = database.path.read_bytes()
+    with database.path.open("r+b") as file:
+        file.write(content.replace(b"Lima", b"Oslo"))
+    os.utime(database.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    index = ValueIndex(database, tmp_path / "cache")
+    assert [match.value for match in index.mentions("Lima or Oslo")] == ["Oslo"]
+
+
 def test_a_damaged_cache_is_built_anew(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     database = database_of(tmp_path, SHOP)
@@ -223,6 +236,28 @@ def test_odd_values_and_names_do_no_harm(tmp_path: Path) -> None:
     assert first(index, "Is it in Łódź?")[2] == "Łódź"
     assert first(index, "What is 中文?")[2] == "中文"
     assert all(len(str(m.value)) < 200 for m in index.link("long long long needle", 20))
+
+
+def test_a_number_of_many_columns_does_not_hide_a_text(tmp_path: Path) -> None:
+    columns = ", ".join(f"m{n} integer" for n in range(120))
+    database = database_of(
+        tmp_path,
+        f"create table a ({columns}); insert into a values ({', '.join(['2'] * 120)});"
+        "create table singer (country text); insert into singer values ('France'), ('Peru');",
+    )
+    index = ValueIndex(database, tmp_path / "cache")
+    question = "Which 2 singers come from France?"
+    assert "France" in [match.value for match in index.link(question)]
+    assert [match.value for match in index.mentions(question)] == ["France"]
+
+
+@pytest.mark.parametrize("quoted", ["½", "aᦰb"])
+def test_a_quoted_word_that_sqlite_parts_is_no_obstacle(quoted: str, tmp_path: Path) -> None:
+    database = database_of(
+        tmp_path, "create table t (name text); insert into t values ('Quasimodo'), ('½ litre');"
+    )
+    index = ValueIndex(database, tmp_path / "cache")
+    assert index.link(f"Is there '{quoted}' or 'Quas'?", 1)[0].value == "Quasimodo"
 
 
 def test_a_database_without_tables_has_an_empty_index(tmp_path: Path) -> None:

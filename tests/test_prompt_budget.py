@@ -211,6 +211,31 @@ def test_a_table_of_500_columns_fits_a_budget(wide: Catalogue) -> None:
     assert len(calls) < 15  # by halving, not one by one
 
 
+def test_a_prompt_for_a_question_shows_the_query_s_own_part_and_fits(wide: Catalogue) -> None:
+    small = renderer(wide, tables=3, columns=2)
+    sql = "select label17 from t17 where t17_id > value1"
+    prompt = small.sql_to_text(sql, "tables", "the label17 of t17s over value1")
+    assert "t17" in shown_tables(prompt)
+    assert len(shown_tables(prompt)) < 10
+    assert "  label17 text" in prompt
+    shortest = small.sql_to_text(sql, "tables", fits=lambda text: len(text) <= 300)
+    assert len(shortest) <= 300
+    assert len(shown_tables(shortest)) < len(shown_tables(prompt))
+    assert "  label17 text" in shortest
+    assert f"-- query: {sql}\n" in shortest
+
+
+def test_a_run_fits_prompts_for_questions_into_the_limit(
+    travel: Path, tmp_path: Path, tiny: LanguageModel
+) -> None:
+    roomy = context_of(travel, tmp_path, max_prompt_tokens=4000)
+    query = ("select guest from visit where nights > value1", "travel", "")
+    length = len(roomy.encode_prompt(tiny, roomy.question_prompt(tiny, *query)))
+    tight = context_of(travel, tmp_path, max_prompt_tokens=length - 1)
+    assert len(tight.encode_prompt(tiny, tight.question_prompt(tiny, *query))) < length
+    assert list(tight.prompt_notes().values()) == [1]
+
+
 # -- the same bytes -----------------------------------------------------------------------------
 
 PROGRAM = """

@@ -99,6 +99,26 @@ def test_a_schema_with_names_that_need_quotes_shows_them_quoted(tmp_path: Path) 
     assert '"home town"' in prompt
 
 
+@pytest.mark.parametrize("style", ["ddl", "compact"])
+def test_line_breaks_in_values_and_questions_do_not_end_a_comment(
+    style: str, tmp_path: Path
+) -> None:
+    connection = sqlite3.connect(tmp_path / "d.sqlite")
+    connection.executescript(
+        "create table t (name text); insert into t values ('red' || char(10) || 'fox'), ('hen');"
+    )
+    connection.close()
+    config = PromptConfig.model_validate({"style": style})
+    renderer = PromptRenderer(config, Catalogue.open(tmp_path))
+    prompt = renderer.text_to_sql("Is the\nred fox a hen?", "d", "red\nfox")
+    prompt += renderer.sql_to_text("select name\nfrom t", "d", "the\nnames")
+    assert "-- question: Is the red fox a hen?\n" in prompt
+    assert "-- hint: red fox\n" in prompt
+    assert "-- query: select name from t\n-- said word for word: the names\n" in prompt
+    assert "'hen'" in prompt
+    assert "red\n" not in prompt
+
+
 # -- masks --------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ class CatalogueCache:
                 return None
             state = file_state(path)
             if header["state"] != state.values or not header["settled"]:
-                if header["sha256"] != _file_digest(path):
+                if header["sha256"] != file_digest(path):
                     return None
                 self._write(entry, {**header, **state.to_json()}, body)
             return _from_json(database_id, path, json.loads(body))
@@ -80,7 +80,7 @@ class CatalogueCache:
         """
         body = json.dumps(_to_json(database))
         with suppress(OSError):
-            digest = _file_digest(database.path)
+            digest = file_digest(database.path)
             if file_state(database.path).values != state.values:
                 return
             header = {"context": context, "checksum": _digest(body.encode()), "sha256": digest}
@@ -113,7 +113,8 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of the bytes of a file. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,7 @@ def connect(path: Path) -> apsw.Connection:
         SpftError: as `refuse_unusable`, or SQLite cannot open the file.
     """
     refuse_unusable(path)
-    uri = f"file:{quote(str(path.resolve()))}?immutable=1"
+    uri = f"file:{quote(os.fsencode(path.resolve()))}?immutable=1"
     try:
         return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
     except apsw.Error as error:

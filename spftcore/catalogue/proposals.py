@@ -93,6 +93,7 @@ def _candidates(database: Database) -> list[_Candidate]:
     """Pairs of columns whose names agree, the best first, larger tables first among equals."""
     tables = [table for table in database.tables if not table.is_view]
     columns = [(table, column, _words(column.name)) for table in tables for column in table.columns]
+    ends = _Ends([words for _, _, words in columns])
     found = []
     for referred in tables:
         names = _table_names(referred)
@@ -100,7 +101,8 @@ def _candidates(database: Database) -> list[_Candidate]:
             if len(referred.primary_key) > 1 and key.primary_key:
                 continue
             key_words = _words(key.name)
-            for table, column, words in columns:
+            for place in ends.alike(names, key_words, key.primary_key):
+                table, column, words = columns[place]
                 if table is referred:
                     continue
                 score = name_score(words, names, key_words, key.primary_key)
@@ -114,6 +116,40 @@ def _candidates(database: Database) -> list[_Candidate]:
     )  # stable: the schema's order decides the rest
 
 
+class _Ends:
+    """Columns by the words they are called and end with, so that a key of a wide schema is compared
+    with those columns alone whose names `name_score` may count.
+
+    Args:
+        columns: the words of each column.
+    """
+
+    def __init__(self, columns: Sequence[Sequence[str]]) -> None:
+        self._whole: dict[str, list[int]] = {}
+        self._last: dict[str, list[int]] = {}
+        self._all = range(len(columns))
+        for place, words in enumerate(columns):
+            words = _without_number(words)
+            self._whole.setdefault("".join(words), []).append(place)
+            if words:
+                self._last.setdefault(words[-1], []).append(place)
+
+    def alike(self, names: Sequence[str], key: Sequence[str], is_primary: bool) -> Sequence[int]:
+        """Places of columns that may refer to a key, in order; arguments as of `name_score`."""
+        if is_primary or all(word in _GENERIC for word in key):
+            return self._all  # few columns of a table are such keys
+        found = set(self._whole.get("".join(key), ()))
+        if any("".join(key).startswith(name) for name in names):  # a role may stand before it
+            found.update(self._last.get(key[-1], ()))
+        return sorted(found)
+
+
+def _without_number(words: Sequence[str]) -> Sequence[str]:
+    while words and words[-1].isdigit():  # `club_id_2`
+        words = words[:-1]
+    return words
+
+
 def name_score(
     words: Sequence[str], names: Sequence[str], key: Sequence[str], is_primary: bool
 ) -> int:
@@ -125,8 +161,7 @@ def name_score(
         key: words of the referred column.
         is_primary: the referred column is a declared primary key.
     """
-    while words and words[-1].isdigit():  # `club_id_2`
-        words = words[:-1]
+    words = _without_number(words)
     own, target = "".join(words), "".join(key)
     generic = all(word in _GENERIC for word in key)
     bare = _without_ending(words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -16,6 +17,7 @@ from spftcore.catalogue.kinds import Counted, infer_kind, sorts_as_text
 from spftcore.catalogue.proposals import propose_keys
 from spftcore.catalogue.schema import Column, Database, Table, natural_name, quote_identifier
 from spftcore.catalogue.sensitive import Sensitivity
+from spftcore.catalogue.views import revealing
 
 SAMPLE_ROWS = 10_000  # rows of a table looked at for kinds and examples: enough, and bounded
 SAMPLE_CELLS = 500_000  # of a table; one with more than 50 columns is looked at in fewer rows
@@ -48,9 +50,12 @@ def read_database(
     connection = connect(path)
     try:
         tables: list[Table] = []
+        views: dict[str, str] = {}
         for name, type_, sql in _table_names(connection, text_encoding(connection)):
             comments = create_comments(sql) if type_ == "table" else {}
             is_view = type_ == "view"
+            if is_view:
+                views[name] = sql
             # Damage inside a virtual table is its module's; anywhere else it is the file's.
             tolerated: tuple[type[Exception], ...] = (apsw.SQLError, apsw.InterruptError)
             if type_ == "virtual":
@@ -62,7 +67,8 @@ def read_database(
                 tables.append(
                     _read_table(connection, name, is_view, description, comments, sensitivity)
                 )
-        bare = Database(database_id, path, tuple(tables))
+        veiled = sensitivity.unless_exempt(revealing(connection, tables, views))
+        bare = Database(database_id, path, tuple(_veil(table, veiled) for table in tables))
         keys = described_keys(declared_keys(connection, bare), bare, description)
         if propose:
             keys += propose_keys(connection, bare, keys)
@@ -70,7 +76,7 @@ def read_database(
         return Database(
             database_id,
             path,
-            tuple(_without(table, hidden) for table in tables),
+            tuple(_without(table, hidden) for table in bare.tables),
             tuple(
                 key
                 for key in keys
@@ -81,6 +87,16 @@ def read_database(
         raise unreadable(path, error) from error
     finally:
         connection.close()
+
+
+def _veil(table: Table, sensitive: frozenset[tuple[str, str]]) -> Table:
+    columns = tuple(
+        replace(column, sensitive=True, examples=(), comment="")
+        if (table.name, column.name) in sensitive
+        else column
+        for column in table.columns
+    )
+    return replace(table, columns=columns)
 
 
 def _without(table: Table, hidden: frozenset[tuple[str, str]]) -> Table:
@@ -141,6 +157,7 @@ def _read_table(
         kind = infer_kind(declared_type, values, column)
         natural = description.name(name, column) or natural_name(column)
         sensitive = sensitivity.covers(name, column, natural, kind, key > 0, values)
+        comment = description.comment(name, column) or comments.get(column.lower(), "")
         columns.append(
             Column(
                 name=column,
@@ -150,7 +167,7 @@ def _read_table(
                 not_null=bool(not_null),
                 examples=() if sensitive else _examples(values),
                 natural_name=natural,
-                comment=description.comment(name, column) or comments.get(column.lower(), ""),
+                comment="" if sensitive else comment,  # it often tells a value
                 sensitive=sensitive,
                 sorts_as_text=sorts_as_text(kind, values),
             )

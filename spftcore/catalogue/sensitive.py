@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -15,18 +15,23 @@ Mode = Literal["values", "hide", "show"]
 
 # Names are matched in words (`natural_name`). Some words may follow and keep the meaning; after any
 # other word (`phone_model`, `token_count`, `card_type`) a name says something else.
-_TAIL = r"( (address(es)?|numbers?|no|nr|num|text|value|home|work|private|primary|\d+))*"
+_TAIL = (
+    r"( (address(es)?|numbers?|no|nr|num|text|value|home|work|private|primary|hash|digest|\d+))*"
+)
 DEFAULT_NAMES = (  # also with words before them: `customer_email`
     r"e ?mails?|(e ?)?mail ?address",
-    r"\w{0,6}phones?|\w{0,6}phone ?number|mobile|cell ?phone|cell|fax",
+    r"\w{0,6}phones?|\w{0,6}phone ?number|mobile|cell ?phone|cell|fax|tel",
     r"pass(word|wd|phrase|code)s?|pwd|pin code|password (hash|salt)|hashed password",
     r"(api|access|private|secret|auth|license) ?keys?|secrets?|credentials?|tokens?",
     r"e?ssn|social security|national (id|identity|insurance)|passport|driving licence"
     r"|drivers? licen[cs]e|ip ?address",
     r"iban|bank account|routing number|credit ?card|debit ?card|card ?number|cvv2?|cvc",
 )
-DEFAULT_WHOLE_NAMES = r"tax ?id|tax number|pin|salt|vat number|passport id|social security id"
-_NAME = re.compile(rf"(\w+ )*?({'|'.join(DEFAULT_NAMES)}){_TAIL}|{DEFAULT_WHOLE_NAMES}")
+DEFAULT_WHOLE_NAMES = (
+    r"((user|login|admin|account|db) ?)?pass|pin|salt"
+    r"|tax ?id|tax number|vat number|passport id|social security id"
+)
+_NAME = re.compile(rf"(\w+ )*?({'|'.join(DEFAULT_NAMES)})\d*{_TAIL}|({DEFAULT_WHOLE_NAMES})\d*")
 _HARMLESS = re.compile(
     r"(number|count|total|no) of .*|(has|is|wants) .*"
     r"|.*\b(head|micro|saxo|xylo|mega|smart)phones?\b.*"
@@ -76,14 +81,22 @@ class Sensitivity:
         """
         if self.mode == "show":
             return False
-        names = (column.lower(), f"{table}.{column}".lower())
-        if any(_matches(names, p[1:]) for p in self.patterns if p.startswith("!")):
+        if self._exempts(table, column):
             return False
+        names = _full_names(table, column)
         if any(_matches(names, p) for p in self.patterns if not p.startswith("!")):
             return True
         if kind not in ("number", "text"):
             return False
         return _is_sensitive_name(column, natural, is_key) or _are_sensitive_values(values)
+
+    def _exempts(self, table: str, column: str) -> bool:
+        names = _full_names(table, column)
+        return any(_matches(names, p[1:]) for p in self.patterns if p.startswith("!"))
+
+    def unless_exempt(self, columns: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        """The (table, column) that no `!pattern` calls harmless."""
+        return frozenset(item for item in columns if not self._exempts(*item))
 
     def hidden(self, database: Database) -> frozenset[tuple[str, str]]:
         """(table, column) of every column to be left out."""
@@ -95,6 +108,10 @@ class Sensitivity:
             for column in table.columns
             if column.sensitive
         )
+
+
+def _full_names(table: str, column: str) -> tuple[str, str]:
+    return column.lower(), f"{table}.{column}".lower()
 
 
 def _matches(names: Sequence[str], pattern: str) -> bool:

@@ -15,16 +15,18 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
+from spftcore.catalogue.cache import FileState, file_digest, file_state
 from spftcore.databases import Column, Database, Table, connect, quote_identifier, text_encoding
 from spftcore.errors import SpftError
 from spftcore.linking.dates import date_keys
 from spftcore.linking.words import key_of
 
-FORMAT = 1  # of the file; another number is built anew
+FORMAT = 2  # of the file; another number is built anew
 LONGEST_VALUE = 100  # characters: longer texts are not named in questions
 ROWS_READ = 4_000_000  # of each table; bounds the time
 DISTINCT_VALUES = 2_000_000  # of each column; bounds the size
@@ -101,33 +103,59 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _state(database: Database) -> str:
-    """What the index depends on: format, the file's content as its stat tells it, the columns."""
+@dataclass(frozen=True)
+class _State:
+    """What an index depends on: the file's content, the format and the columns (`context`)."""
+
+    path: Path
+    file: FileState
+    context: str
+
+    def holds(self, file: object, settled: object, digest: object, context: object) -> bool:
+        """Whether an index with this row in its `state` is of the content there is now."""
+        if context != self.context:
+            return False
+        # Times are trusted only where no later write can have left them as they are.
+        same = bool(settled) and json.loads(str(file)) == self.file.values
+        return same or digest == file_digest(self.path)
+
+    def row(self) -> tuple[str, int, str, str]:
+        return (
+            json.dumps(self.file.values),
+            int(self.file.settled),
+            file_digest(self.path),
+            self.context,
+        )
+
+
+def _state(database: Database) -> _State:
+    columns = [(table.name, c.name, c.kind) for table, c in indexed_columns(database)]
+    context = _digest(json.dumps([FORMAT, columns]))
     try:
-        stat = database.path.stat()
+        return _State(database.path, file_state(database.path), context)
     except OSError as error:
         raise SpftError(
             f"Database {database.path} cannot be read ({error.strerror}). "
             "Restore the file, or remove it from data.databases."
         ) from error
-    columns = [(table.name, c.name, c.kind) for table, c in indexed_columns(database)]
-    return _digest(json.dumps([FORMAT, stat.st_ino, stat.st_size, stat.st_mtime_ns, columns]))
 
 
-def _open(file: Path, state: str) -> apsw.Connection | None:
+def _open(file: Path, state: _State) -> apsw.Connection | None:
     if not file.is_file():
         return None
     connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
-    if connection.execute("select text from state").fetchall() == [(state,)]:
+    rows = connection.execute("select file, settled, digest, context from state").fetchall()
+    if len(rows) == 1 and state.holds(*rows[0]):
         return connection
     connection.close()
     return None
 
 
-def _build(name: str, database: Database, state: str) -> apsw.Connection:
+def _build(name: str, database: Database, state: _State) -> apsw.Connection:
+    row = state.row()  # before anything is read: a write meanwhile is then seen the next time
     index = apsw.Connection(name)
     index.execute("pragma journal_mode = off; pragma synchronous = off; pragma cache_size = -65536")
-    index.execute("begin; create table state (text)" + ";" + _SCHEMA)
+    index.execute("begin; create table state (file, settled, digest, context)" + ";" + _SCHEMA)
     if indexed_columns(database):
         with closing(connect(database.path)) as source:
             for number, (table, column) in enumerate(indexed_columns(database)):
@@ -147,7 +175,7 @@ def _build(name: str, database: Database, state: str) -> apsw.Connection:
             ).fetchall()
         ),
     )
-    index.execute("insert into state values (?)", (state,))
+    index.execute("insert into state values (?, ?, ?, ?)", row)
     index.execute("commit")
     return index
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import apsw
@@ -13,7 +14,7 @@ from spftcore.linking.words import KINDRED, STOP_WORDS, Token, within_one_edit
 
 LONGEST_SPAN = 8  # words of a question that may form one value
 LONGEST_KINDRED = 4  # words of the longest phrase that has another word for it
-SAME_KEY = 80  # entries with exactly the words of one of the question's spans
+SAME_KEY = 80  # entries with exactly the words of one span of the question
 CANDIDATES = 60  # entries that share rare words with the question
 RARE = 1000  # entries that hold a word: above, the word alone tells nothing
 READ = 2000  # entries ranked by FTS5 at most, over all words of a question
@@ -177,7 +178,10 @@ class LookUp:
         terms += [
             f'"{token.stem}"*'
             for token in self._asked
-            if token.quoted and len(token.stem) > 1 and token.stem not in self._counts
+            if token.quoted
+            and len(token.stem) > 1
+            and token.stem not in self._counts
+            and self._is_term(token.stem)
         ]
         if not terms:
             return []
@@ -188,16 +192,27 @@ class LookUp:
         )
         return [_entry(*row) for row in rows]
 
+    def _is_term(self, stem: str) -> bool:
+        """Whether FTS5 takes a stem for one word. Some are several to it (`½` folds to `1⁄2`, and
+        letters newer than its Unicode part words), and this index has no phrases."""
+        with suppress(apsw.SQLError):
+            self._index.execute("select 1 from texts where texts match ? limit 1", (f'"{stem}"*',))
+            return True
+        return False
+
 
 def with_keys(index: apsw.Connection, keys: Sequence[str], limit: int) -> list[Entry]:
-    """The entries whose whole value has one of the keys, the first ones by id."""
-    distinct = list(dict.fromkeys(keys))[:30_000]  # SQLite takes so many parameters
-    marks = ",".join("?" * len(distinct))
-    rows = index.execute(
-        f"select id, column, value, key from entries where key in ({marks}) limit {limit}",
-        distinct,
-    )
-    return [_entry(*row) for row in rows]
+    """The entries whose whole value has one of the keys: of each key up to `limit`, texts before
+    numbers, then by id. A number that many columns hold so leaves the other keys theirs."""
+    return [
+        _entry(*row)
+        for key in dict.fromkeys(keys)
+        for row in index.execute(
+            "select id, column, value, key from entries where key = ?"
+            " order by typeof(value) != 'text', id limit ?",
+            (key, limit),
+        )
+    ]
 
 
 def of_column(index: apsw.Connection, column: int) -> list[Entry]:

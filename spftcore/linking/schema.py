@@ -79,17 +79,6 @@ class SchemaView:
         )
 
 
-def whole_schema(database: Database) -> SchemaView:
-    """All tables and columns, without preference."""
-    return SchemaView(
-        database,
-        tuple(
-            TableView(table, table.columns, 0.0, (0.0,) * len(table.columns))
-            for table in database.tables
-        ),
-    )
-
-
 def filter_schema(
     database: Database,
     question: str,

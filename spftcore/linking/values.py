@@ -136,7 +136,15 @@ class ValueIndex:
             at = place(entry, asked, look_up)
             if at is not None:
                 placed.append((entry, at))
-        placed.sort(key=lambda item: -item[1].run)  # stable: by id among equals
+        # A number of one digit stands in many columns, a long text means what it says.
+        placed.sort(
+            key=lambda item: (
+                -item[1].run,
+                not isinstance(item[0].value, str),
+                -len(str(item[0].value)),
+                item[0].id,
+            )
+        )
         placed = placed[:MOST_RANKED]
         seen = {entry.id for entry, _ in placed}
         for column, entries in self._flags.items():

@@ -203,22 +203,30 @@ class RunContext:
                 then shows what the SQL needs. Self-play uses it for gold and answer alike, since
                 the loss compares two completions of one prompt.
         """
-        limit = self.config.prompt.max_prompt_tokens
-
-        def fits(text: str) -> bool:
-            if len(self.encode_prompt(model, text)) <= limit:
-                return True
-            self._trimmed.add((pair.id, training))
-            return False
-
         return self.renderer.text_to_sql(
             pair.question,
             pair.database,
             pair.evidence,
             gold=pair.sql if training else "",
             pair=pair.id,
-            fits=fits,
+            fits=self._fits(model, (pair.id, training)),
         )
+
+    def question_prompt(self, model: LanguageModel, sql: str, database: str, draft: str) -> str:
+        """The prompt of the SQL-to-Text direction for one masked query (`sql_to_text`)."""
+        fits = self._fits(model, (f"{database}:{sql}", True))
+        return self.renderer.sql_to_text(sql, database, draft, fits=fits)
+
+    def _fits(self, model: LanguageModel, key: tuple[str, bool]) -> Callable[[str], bool]:
+        limit = self.config.prompt.max_prompt_tokens
+
+        def fits(text: str) -> bool:
+            if len(self.encode_prompt(model, text)) <= limit:
+                return True
+            self._trimmed.add(key)
+            return False
+
+        return fits
 
     def prompt_notes(self) -> dict[str, int]:
         """How many prompts of the stage were trimmed, and how many were too long all the same."""

@@ -40,7 +40,7 @@ def question_writer(model: Path, catalogue: Catalogue, folder: Path) -> Writer:
     loaded = context.load(checkpoint)
 
     def write(tasks: Sequence[Task]) -> list[str]:
-        prompts = [context.renderer.sql_to_text(t.sql, t.database, t.draft) for t in tasks]
+        prompts = [context.question_prompt(loaded, t.sql, t.database, t.draft) for t in tasks]
         return context.generate(loaded, prompts)
 
     return write

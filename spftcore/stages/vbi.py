@@ -129,11 +129,11 @@ def _question_sequence(context: RunContext, model: LanguageModel, pair: Pair) ->
     rng = random.Random(context.seed("draft", pair.id))
     draft = verbalise(pair.sql, context.catalogue[pair.database], rng) or ""
     task = Task(pair.database, sql, mask_draft(draft, literals))
-    return context.encode(model, _question_prompt(context, task), question, pair.id)
+    return context.encode(model, _question_prompt(context, model, task), question, pair.id)
 
 
-def _question_prompt(context: RunContext, task: Task) -> str:
-    return context.renderer.sql_to_text(task.sql, task.database, task.draft)
+def _question_prompt(context: RunContext, model: LanguageModel, task: Task) -> str:
+    return context.question_prompt(model, task.sql, task.database, task.draft)
 
 
 # -- a round ------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def _write_questions(
 
 
 def _model_questions(context: RunContext, model: LanguageModel, tasks: Sequence[Task]) -> list[str]:
-    return context.generate(model, [_question_prompt(context, task) for task in tasks])
+    return context.generate(model, [_question_prompt(context, model, task) for task in tasks])
 
 
 def train(context: RunContext, stage: StageWriter, round_: int) -> None:
