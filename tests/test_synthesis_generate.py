@@ -269,6 +269,7 @@ def test_excluded_queries_never_come_out(library: Database) -> None:
     assert not {canonical(query.sql, library) for query in held.queries} & forms
     assert held.rejections["excluded"] > 0
 
+
 def test_a_query_excluded_in_one_database_comes_out_in_another(tmp_path: Path) -> None:
     for name, shift in (("one", 0), ("other", 5)):
         connection = sqlite3.connect(tmp_path / f"{name}.sqlite")
