@@ -106,9 +106,10 @@ def hangs_on_more_than_ties(sql: str) -> bool:
     """Whether the order of rows, or the clock, may show in other ways than by ties at a LIMIT.
 
     True for windows, aggregates that join values, subqueries that may have several rows where one
-    is used, OFFSET, LIMIT without ORDER BY or in a derived table, columns beside an aggregate without GROUP BY or inside
-    an expression beside one, and the present date or time. Columns that stand by themselves
-    beside GROUP BY are not looked at: filling chooses them so that each group has one value.
+    is used, OFFSET, LIMIT without ORDER BY or in a derived table, columns beside an aggregate
+    without GROUP BY or inside an expression beside one, and the present date or time. Columns that
+    stand by themselves beside GROUP BY are not looked at: filling chooses them so that each group
+    has one value.
     """
     try:
         structure = Structure(sql)

@@ -178,7 +178,7 @@ class _Synthesis:
         databases: Sequence[Database],
         executor: QueryExecutor,
         rng: random.Random,
-        exclude: Set[str],
+        exclude: Set[tuple[str, str]],
         per_database: Mapping[str, float] | None,
         copies: ThinnedCopies,
     ) -> None:
