@@ -69,8 +69,8 @@ def _write_copy(database: Database, path: Path, number: int) -> None:
         source = f"file:{quote(os.fsencode(database.path.resolve()))}?mode=ro&immutable=1"
         # SQLite attaches only files of one encoding, and a new file may still choose its own.
         with closing(connect(database.path)) as original:
-            encoding = original.execute("pragma encoding").fetchone()
-        connection.execute(f"pragma encoding = '{encoding[0]}'")
+            encoding = original.pragma("encoding")
+        connection.execute(f"pragma encoding = '{encoding}'")
         connection.execute("attach ? as src", (source,))
         with connection:
             for position, table in enumerate(database.tables):
