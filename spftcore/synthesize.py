@@ -140,7 +140,7 @@ class Synthesis:
         self.seeds = self._known(request.pairs, "seed") if request.pairs else []
         kept_out = [pair for path in request.exclude for pair in self._known(path, "benchmark")]
         self.pool = self._pool()
-        self.excluded: set[str] = set()
+        self.excluded: set[tuple[str, str]] = set()
         self.asked: set[tuple[str, str]] = set()
         for pair in (*self.seeds, *kept_out, *self._written()):
             self._note(pair)
@@ -302,7 +302,8 @@ class Synthesis:
 
     def _note(self, pair: Pair) -> None:
         """A pair that may not be made again."""
-        self.excluded.add(canonical(pair.sql, self.catalogue[pair.database]))
+        form = canonical(pair.sql, self.catalogue[pair.database])
+        self.excluded.add((pair.database, form))
         self.asked.add((pair.database, question_key(pair.question)))
 
     def _question_writer(self, folder: Path) -> Writer | None:

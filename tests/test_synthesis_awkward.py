@@ -10,6 +10,8 @@ from awkward_queries import SCHEMA, queries
 
 from spftcore.databases import Catalogue, Database
 from spftcore.synthesis import FillError, TemplateError, extract_bound, normalise_sql, render
+from spftcore.synthesis.mentions import Mentions
+from spftcore.synthesis.resolve import ResolveError, resolve
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +162,10 @@ def test_a_very_deep_query_is_refused(travel: Database) -> None:
 def test_template_texts(sql: str, text: str, travel: Database) -> None:
     template, _ = extract_bound(sql, travel)
     assert re.sub(r"number (?=pk)|\{v1 > a\.1\}", "", template.text) == re.sub(r" 3$", " ", text)
+
+
+def test_a_very_long_expression_is_refused(travel: Database) -> None:
+    long = "select " + "+".join(["1"] * 3000) + " from city"
+    with pytest.raises(ResolveError, match="too deep"):
+        resolve(long, travel)
+    assert Mentions([("How much?", long, travel)]).fault("How much?", long, travel) is None

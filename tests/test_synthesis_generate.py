@@ -260,13 +260,34 @@ def test_excluded_queries_never_come_out(library: Database) -> None:
     with Executor(threads=1) as executor:
         free = synthesize_sql(pool_of(library, seeds), [library], executor, 60, random.Random(1))
         evaluation = {query.sql for query in free.queries[::2]}
-        exclude = {canonical(sql.replace("select", "SELECT  "), library) for sql in evaluation}
+        forms = {canonical(sql.replace("select", "SELECT  "), library) for sql in evaluation}
+        exclude = {("library", form) for form in forms}
         held = synthesize_sql(
             pool_of(library, seeds), [library], executor, 60, random.Random(1), exclude
         )
     assert evaluation
-    assert not {canonical(query.sql, library) for query in held.queries} & exclude
+    assert not {canonical(query.sql, library) for query in held.queries} & forms
     assert held.rejections["excluded"] > 0
+
+
+def test_a_query_excluded_in_one_database_comes_out_in_another(tmp_path: Path) -> None:
+    for name, shift in (("one", 0), ("other", 5)):
+        connection = sqlite3.connect(tmp_path / f"{name}.sqlite")
+        connection.execute("create table pet (id integer primary key, name text)")
+        connection.executemany(
+            "insert into pet values (?, ?)", [(n, f"Pet {n}") for n in range(shift + 4)]
+        )
+        connection.commit()
+        connection.close()
+    databases = Catalogue.open(tmp_path)
+    pool = TemplatePool()
+    pool.add(Template("select count(*) from {a}"), "test")
+    exclude = {("one", canonical("select count(*) from pet", databases["one"]))}
+    with Executor(threads=1) as executor:
+        result = synthesize_sql(
+            pool, list(databases.values()), executor, 5, random.Random(0), exclude
+        )
+    assert [(q.database, q.sql) for q in result.queries] == [("other", "select count(*) from pet")]
 
 
 def test_weights_by_database(catalogue: Catalogue, library: Database) -> None:

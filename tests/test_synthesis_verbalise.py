@@ -336,3 +336,23 @@ def test_articles() -> None:
         "a price",
         "an umbrella",
     ]
+
+
+def test_names_without_words_are_said_as_they_are(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "odd.sqlite")
+    connection.executescript(
+        'create table t (_ integer, "" text, b int); create table "_" (id integer primary key);'
+        "insert into t values (1, 'x', 2); insert into _ values (1);"
+    )
+    connection.close()
+    odd = Catalogue.open(tmp_path)["odd"]
+    for sql in (
+        "select _ from t",
+        "select max(_) from t",
+        "select _, count(*) from t group by _ order by count(*) desc limit 1",
+        "select b from t where _ > 1 order by _ desc",
+        "select count(*) from _",
+    ):
+        assert any("_" in text for text in wordings(sql, odd, 10)), sql
+    # sqlglot reads no empty name: there is no question, and no error either.
+    assert verbalise('select "" from t', odd, random.Random(0)) is None

@@ -146,7 +146,9 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     pool = TemplatePool.from_dicts(templates)
     known = store.pairs()
     # Neither what is evaluated on nor what is already there may be written again.
-    exclude = {canonical(pair.sql, context.catalogue[pair.database]) for pair in known}
+    exclude = {
+        (pair.database, canonical(pair.sql, context.catalogue[pair.database])) for pair in known
+    }
     weights = database_weights(context)
     wanted = settings.count + settings.feedback + (settings.ranking if round_ == 1 else 0)
     context.progress(0, 1, "filling templates")

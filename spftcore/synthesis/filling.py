@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from spftcore.databases import Column, Database
 from spftcore.synthesis.extract import Binding
+from spftcore.synthesis.grouping import GroupKeys
 from spftcore.synthesis.joins import JoinTree
 from spftcore.synthesis.plan import FittingColumns, Plan, column_facts, make_plan, overlap
 from spftcore.synthesis.render import FillError, join_trees, render
@@ -57,6 +58,7 @@ class Filler:
         self.database = database
         self.values = DatabaseValues(database)
         self._facts = column_facts(database)
+        self._keys = GroupKeys(database, self.values)
         self._fitting: FittingColumns = {}
         self._plans: dict[str, Plan | FillError] = {}
         self._alike: dict[tuple[str, str, str, str], bool] = {}
@@ -106,7 +108,8 @@ class Filler:
         trees = join_trees(compiled, binding, self.database, rng)
         read = frozenset(assignment).union(*(tree.tables for tree in trees.values()))
         self._refuse_stars_over_sensitive(compiled, read)
-        self._refuse_bare_columns(compiled, binding)
+        if self._keys.leaves_loose(compiled, binding, trees):
+            raise FillError("nonsense: column not fixed by GROUP BY")
         self._refuse_groups_of_one(compiled, binding, trees)
         self._draw_values(compiled, binding, trees, rng)
         return Filled(render(compiled, binding, self.database, trees), binding, read)
@@ -190,39 +193,6 @@ class Filler:
                 )
             )
         return self._alike[key]
-
-    def _refuse_bare_columns(self, template: CompiledTemplate, binding: Binding) -> None:
-        """A column beside GROUP BY must have one value per group, or SQLite picks any row's."""
-        for number, scope in enumerate(template.scopes):
-            if "group" not in scope.clauses:
-                continue
-            here = [m for m in template.mentions if m.scope == number and not m.function]
-            grouped = {m.slot for m in here if m.clause == "group"}
-            fixed: set[str] = set()
-            for slot in grouped:
-                table = binding.tables[template.columns[slot].table]
-                column = binding.columns[slot]
-                keys = self.database.table(table).primary_key
-                if len(keys) == 1 and keys[0].name == column:
-                    fixed.add(table)
-                fixed |= {
-                    key.ref_table
-                    for key in self.database.foreign_keys
-                    if (key.table, key.column) == (table, column)
-                }
-            # What a fixed row refers to is fixed as well.
-            growing = True
-            while growing:
-                found = {
-                    key.ref_table for key in self.database.foreign_keys if key.table in fixed
-                } - fixed
-                growing = bool(found)
-                fixed |= found
-            for mention in here:
-                if mention.clause not in ("select", "order", "having") or mention.slot in grouped:
-                    continue
-                if binding.tables[template.columns[mention.slot].table] not in fixed:
-                    raise FillError("nonsense: column not fixed by GROUP BY")
 
     def _refuse_groups_of_one(
         self, template: CompiledTemplate, binding: Binding, trees: dict[int, JoinTree]

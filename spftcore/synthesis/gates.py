@@ -106,9 +106,10 @@ def hangs_on_more_than_ties(sql: str) -> bool:
     """Whether the order of rows, or the clock, may show in other ways than by ties at a LIMIT.
 
     True for windows, aggregates that join values, subqueries that may have several rows where one
-    is used, OFFSET, LIMIT without ORDER BY, columns beside an aggregate without GROUP BY, and the
-    present date or time. Columns beside GROUP BY are not looked at: filling chooses them so that
-    each group has one value.
+    is used, OFFSET, LIMIT without ORDER BY or in a derived table, columns beside an aggregate
+    without GROUP BY or inside an expression beside one, and the present date or time. Columns that
+    stand by themselves beside GROUP BY are not looked at: filling chooses them so that each group
+    has one value.
     """
     try:
         structure = Structure(sql)
@@ -121,10 +122,13 @@ def hangs_on_more_than_ties(sql: str) -> bool:
     for query in structure.queries:
         unordered = query.limit and not query.order
         several = query.role == "scalar" and not query.limit and not structure.one_row(query)
-        if query.offset or unordered or several:
+        # `tie_variants` breaks ties of an inner SELECT by its first column alone.
+        inner = query.limit and query.role in ("table", "cte")
+        if query.offset or unordered or several or inner:
             return True
         for core in query.cores:
-            if "GROUP" not in core.clauses and structure.bare_columns(query, core):
+            bare = structure.bare_columns(query, core)
+            if bare and not ("GROUP" in core.clauses and structure.shows_bare(query)):
                 return True
     return False
 

@@ -95,7 +95,7 @@ def synthesize_sql(
     executor: QueryExecutor,
     count: int,
     rng: random.Random,
-    exclude: Set[str] = frozenset(),
+    exclude: Set[tuple[str, str]] = frozenset(),
     per_database: Mapping[str, float] | None = None,
     mix: Mapping[Difficulty, float] | None = None,
 ) -> SynthesisResult:
@@ -111,8 +111,8 @@ def synthesize_sql(
         executor: runs the candidates in batches.
         count: queries wanted; fewer come back when nothing new can be found.
         rng: the only source of chance; the same state gives the same queries.
-        exclude: canonical forms (`canonical(sql, database)`) that must not come out, such as
-            those of evaluation queries.
+        exclude: database ids with canonical forms (`canonical(sql, database)`) that must not come
+            out of these databases, such as those of evaluation queries.
         per_database: weight by database id; missing ids get none. All alike by default.
         mix: the share of each difficulty among the queries; by default it is the pool's.
 
@@ -178,7 +178,7 @@ class _Synthesis:
         databases: Sequence[Database],
         executor: QueryExecutor,
         rng: random.Random,
-        exclude: Set[str],
+        exclude: Set[tuple[str, str]],
         per_database: Mapping[str, float] | None,
         copies: ThinnedCopies,
     ) -> None:
@@ -207,7 +207,7 @@ class _Synthesis:
         # queries with it have on the copies.
         self.alone: dict[tuple[str, str], str] = {}
         self.on_copies: dict[tuple[str, str], set[tuple[str, ...]]] = {}
-        self.excluded_literals = {literals(form) for form in exclude}
+        self.excluded_literals = {(name, literals(form)) for name, form in exclude}
         self.fruitless: Counter[tuple[str, str]] = Counter()
         self.again: deque[tuple[Template, int]] = deque()  # templates to try once more
         self.hanging: dict[str, bool] = {}  # by template
@@ -425,12 +425,12 @@ class _Synthesis:
         """
         sql = candidate.query.sql
         key = _digest(candidate.query.database, *sorted(words(sql)))
-        excludable = literals(sql) in self.excluded_literals
+        excludable = (candidate.database.id, literals(sql)) in self.excluded_literals
         if not excludable and key not in self.seen_forms:
             self.seen_forms[key] = (sql,)
             return ""
         form = canonical(sql, candidate.database)
-        if excludable and form in self.exclude:
+        if excludable and (candidate.database.id, form) in self.exclude:
             return "excluded"
         known = self.seen_forms.get(key, ())
         if form in {canonical(other, candidate.database) for other in known}:

@@ -113,7 +113,11 @@ def resolve(sql: str, database: Database | None) -> Resolved:
     Raises:
         ResolveError: the query does not parse, or names what the database does not have.
     """
-    return _Resolver(database).run(parse(sql))
+    tree = parse(sql)
+    try:
+        return _Resolver(database).run(tree)
+    except RecursionError:  # one call deep for each level: a sum of 3,000 terms has as many
+        raise ResolveError("too deep") from None
 
 
 class _Resolver:

@@ -6,14 +6,16 @@ hold only part of each table's rows, chance agreements part; what still agrees t
 
 from __future__ import annotations
 
+import os
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
 import apsw
 
-from spftcore.databases import Database, quote_identifier
+from spftcore.databases import Database, connect, quote_identifier
 
 COPIES = 3
 KEPT_ROWS = 3_000  # of each table, before thinning
@@ -64,7 +66,11 @@ def _write_copy(database: Database, path: Path, number: int) -> None:
     try:
         connection.execute("pragma trusted_schema = off; pragma journal_mode = off")
         connection.execute("pragma synchronous = off")
-        source = f"file:{quote(str(database.path.resolve()))}?mode=ro&immutable=1"
+        source = f"file:{quote(os.fsencode(database.path.resolve()))}?mode=ro&immutable=1"
+        # SQLite attaches only files of one encoding, and a new file may still choose its own.
+        with closing(connect(database.path)) as original:
+            encoding = original.pragma("encoding")
+        connection.execute(f"pragma encoding = '{encoding}'")
         connection.execute("attach ? as src", (source,))
         with connection:
             for position, table in enumerate(database.tables):
@@ -90,5 +96,12 @@ def _write_copy(database: Database, path: Path, number: int) -> None:
 
 
 def _affinity(declared: str) -> str:
-    """The declared type, as far as it decides how values compare."""
-    return "".join(letter for letter in declared if letter.isalnum() or letter == " ")
+    """The declared type, as far as it decides how values compare (sqlite.org/datatype3, 3.1)."""
+    upper = declared.upper()
+    if "INT" in upper:
+        return "integer"
+    if any(part in upper for part in ("CHAR", "CLOB", "TEXT")):
+        return "text"
+    if not upper or "BLOB" in upper:
+        return "blob"
+    return "real" if any(part in upper for part in ("REAL", "FLOA", "DOUB")) else "numeric"

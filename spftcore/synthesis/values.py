@@ -72,11 +72,12 @@ def literal(value: str | int | float) -> str:
 
 def _read_rows(database: Database, table: Table) -> list[tuple[Value, ...]]:
     # Text leaves SQLite as bytes so that text which is not UTF-8 cannot raise; texts too long for
-    # a literal are not fetched, since they may be of any size.
+    # a literal are not fetched, since they may be of any size. One result for each column: SQLite
+    # allows as many of these as a table may have columns.
     columns = ", ".join(
         f"case when octet_length({name}) > {4 * LONGEST_TEXT} then null "
         f"when typeof({name}) = 'text' then cast({name} as blob) "
-        f"when typeof({name}) = 'blob' then null else {name} end, typeof({name})"
+        f"when typeof({name}) = 'blob' then null else {name} end"
         for name in (quote_identifier(column.name) for column in table.columns)
     )
     source = quote_identifier(table.name)
@@ -84,31 +85,33 @@ def _read_rows(database: Database, table: Table) -> list[tuple[Value, ...]]:
     connection = connect(database.path)
     try:
         encoding = text_encoding(connection)
-        raw: list[tuple] = []
         # Views and tables without rowid know no `rowid`; sparse rowids may give too little.
-        with suppress(apsw.SQLError):
-            raw = connection.execute(
-                f"select {columns} from {source} {spread}limit {SAMPLE_ROWS}"
-            ).fetchall()
+        raw = _read_until_error(
+            connection, f"select {columns} from {source} {spread}limit {SAMPLE_ROWS}"
+        )
         if len(raw) < min(table.rows, SAMPLE_ROWS // 2):
-            raw = connection.execute(
-                f"select {columns} from {source} limit {SAMPLE_ROWS}"
-            ).fetchall()
+            raw = _read_until_error(
+                connection, f"select {columns} from {source} limit {SAMPLE_ROWS}"
+            )
+    except apsw.Error:  # not even its encoding can be read
+        return []
     finally:
         connection.close()
-    return [
-        tuple(
-            _decoded(value, type_, encoding)
-            for value, type_ in zip(row[::2], row[1::2], strict=True)
-        )
-        for row in raw
-    ]
+    return [tuple(_decoded(value, encoding) for value in row) for row in raw]
 
 
-def _decoded(value: Value | bytes, type_: str, encoding: str) -> Value:
-    if type_ == "text" and isinstance(value, bytes):
+def _read_until_error(connection: apsw.Connection, sql: str) -> list[tuple]:
+    """The rows before the first that cannot be read, of a damaged file for example."""
+    rows: list[tuple] = []
+    with suppress(apsw.Error):
+        rows.extend(connection.execute(sql))
+    return rows
+
+
+def _decoded(value: Value | bytes, encoding: str) -> Value:
+    if isinstance(value, bytes):
         try:
             return value.decode(encoding)
         except UnicodeDecodeError:
             return None
-    return value if not isinstance(value, bytes) else None
+    return value

@@ -171,12 +171,15 @@ def article(words: str) -> str:
 
 
 def listing(parts: list[str], last: str = "and") -> str:
-    """Parts as "a, b and c"."""
+    """Parts as "a, b and c"; nothing for none."""
+    if not parts:
+        return ""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}"
 
 
-def _spoken(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
+def _spoken(name: str, otherwise: str = "column") -> str:
+    """A name in lower-case words; a name of no words (`_`) is itself, and '' is `otherwise`."""
+    return " ".join(name.lower().replace("_", " ").split()) or name.strip() or otherwise
 
 
 class TableWords:
@@ -185,7 +188,7 @@ class TableWords:
     def __init__(self, database: Database, table: Table) -> None:
         self.database = database
         self.table = table
-        name = " ".join(table.natural_name.lower().split())
+        name = " ".join(table.natural_name.lower().split()) or _spoken(table.name, "table")
         self._stem = singular(name)
         last = self._stem.split()[-1]
         self.is_person = last in _PEOPLE
