@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from spftcore.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
+SensitiveMode = Literal["values", "hide", "show"]
 Schedule = Literal["linear", "cosine", "constant"]
 
 
@@ -54,7 +55,7 @@ class DataConfig(Section):
     propose_keys: bool = Field(
         True, description="find foreign keys between tables that are unconnected without"
     )
-    sensitive: Literal["values", "hide", "show"] = Field(
+    sensitive: SensitiveMode = Field(
         "values",
         description="columns that look personal or secret: values stay unseen, all hidden, shown",
     )

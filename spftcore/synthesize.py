@@ -18,16 +18,17 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from spftcore.config import DataConfig, MixConfig, OptionParser
+from spftcore.config import DataConfig, MixConfig, OptionParser, SensitiveMode
 from spftcore.databases import Catalogue
+from spftcore.dialects import in_sqlite
 from spftcore.errors import SpftError, UsageError, explain
 from spftcore.pairs import Pair, question_key, read_pairs
 from spftcore.synthesis import TemplateError, TemplatePool, canonical, extract, synthesize_sql
@@ -56,6 +57,8 @@ class Request:
         tables_json: schema file with natural names and keys.
         mix: shares of difficulty by name; empty: as the templates have it.
         seed: of everything that is random.
+        sensitive: what becomes of columns that look personal or secret (`data.sensitive`).
+        sensitive_columns: patterns of more of them, or of harmless ones (`data.sensitive_columns`).
     """
 
     databases: Path
@@ -68,6 +71,8 @@ class Request:
     tables_json: Path | None = None
     mix: dict[str, float] = field(default_factory=dict)
     seed: int = 1
+    sensitive: SensitiveMode = "values"
+    sensitive_columns: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """As JSON, for the comparison with what a file was begun with."""
@@ -133,7 +138,12 @@ class Synthesis:
         text = json.dumps(request.identity(), sort_keys=True)
         self.name = hashlib.sha256(text.encode()).hexdigest()[:6]
         self.summary = self._begun(resume)
-        data = DataConfig(databases=request.databases, tables_json=request.tables_json)
+        data = DataConfig(
+            databases=request.databases,
+            tables_json=request.tables_json,
+            sensitive=request.sensitive,
+            sensitive_columns=request.sensitive_columns,
+        )
         self.catalogue = Catalogue.from_settings(data, request.databases, None)
         for message in self.catalogue.unreadable.values():
             console.print(f"Left out: {message}", highlight=False, markup=False)
@@ -268,9 +278,30 @@ class Synthesis:
         return [Pair(**json.loads(line)) for line in lines if line]
 
     def _known(self, path: Path, source: str) -> list[Pair]:
-        """The pairs of a file whose database is there."""
+        """The pairs of a file whose database is there and whose SQL runs, if need be put into
+        SQLite's; how many others there are is printed with an example."""
         pairs = read_pairs(path, source=source, split="train")
-        return [pair for pair in pairs if pair.database in self.catalogue]
+        here = [pair for pair in pairs if pair.database in self.catalogue]
+        places = [self.catalogue[pair.database].path for pair in here]
+        with Executor() as executor:
+            asked = [(place, pair.sql) for place, pair in zip(places, here, strict=True)]
+            failed = [i for i, one in enumerate(executor.execute(asked)) if not one.ran]
+            found = in_sqlite([asked[i] for i in failed], executor)
+        readings = dict(zip(failed, found, strict=True))
+        kept = []
+        for i, pair in enumerate(here):
+            reading = readings.get(i)
+            if i not in readings:
+                kept.append(pair)
+            elif reading is not None:
+                kept.append(replace(pair, sql=reading.sql))
+        lost = [here[i].id for i, reading in readings.items() if reading is None]
+        unknown = [pair.id for pair in pairs if pair.database not in self.catalogue]
+        for ids, cause in ((unknown, "are of unknown databases"), (lost, "have SQL that fails")):
+            if ids:
+                text = f"{len(ids)} of {len(pairs)} pairs in {path} {cause}, for example {ids[0]}."
+                self.console.print(text, highlight=False, markup=False)
+        return kept
 
     def _pool(self) -> TemplatePool:
         given = self.request.templates
@@ -365,6 +396,13 @@ def parser() -> OptionParser:
     )
     add("--tables-json", type=Path, metavar="FILE", help="Spider-style names and keys")
     add("--mix", default="", metavar="CLASS=X,…", help="shares of easy, medium, hard, extra")
+    add(
+        "--sensitive",
+        choices=get_args(SensitiveMode),
+        default="values",
+        help="columns that look personal or secret: values unseen (default), all hidden, or shown",
+    )
+    add("--sensitive-columns", default="", metavar="PATTERN,…", help="more of them; !P: harmless")
     add("--seed", type=int, default=1, metavar="N", help="of everything that is random (1)")
     add("--resume", action="store_true", help="go on with what was stopped")
     return options
@@ -404,6 +442,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             given.tables_json,
             _mix(given.mix),
             given.seed,
+            given.sensitive,
+            tuple(filter(None, given.sensitive_columns.split(","))),
         )
         try:
             summary = Synthesis(request, resume=given.resume, console=console).run()

@@ -161,9 +161,13 @@ def test_a_malformed_record_is_named_by_its_position(
         read(write(tmp_path / "p.json", json.dumps([PLAIN, broken, PLAIN])))
 
 
-def test_a_query_of_semicolons_alone_is_no_query(tmp_path: Path) -> None:
+def test_an_empty_query_is_left_to_those_who_run_it(tmp_path: Path) -> None:
+    # One bad record of thousands must not end a run; a record without the key is another format.
+    pairs = read(write(tmp_path / "p.json", json.dumps([PLAIN | {"sql": " ; "}])))
+    assert [pair.sql for pair in pairs] == [""]
+    without = {key: value for key, value in PLAIN.items() if key != "sql"}
     with pytest.raises(SpftError, match=r"Record 1 of .* has no sql"):
-        read(write(tmp_path / "p.json", json.dumps([PLAIN | {"sql": " ; "}])))
+        read(write(tmp_path / "q.json", json.dumps([without])))
 
 
 def test_a_line_that_is_not_json_is_named_by_its_number(tmp_path: Path) -> None:

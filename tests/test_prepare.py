@@ -117,6 +117,14 @@ def test_pairs_of_which_none_can_be_used_are_an_error_with_the_causes(
         prepared.run(monkeypatch, [pair(i, "gone") for i in (1, 2)], [pair(3, split="test")])
 
 
+def test_an_empty_query_is_left_out_and_counted(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared.run(monkeypatch, [pair(1), pair(2, sql="")], [pair(9, split="test")])
+    assert prepared.ids("train") == {"p1"}
+    assert prepared.store.result("prepare")["left out (gold does not run)"] == 1
+
+
 def test_databases_without_seeds_are_drawn_from_unless_they_are_tested(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,29 @@ def test_excluded_and_given_pairs_do_not_come_out(databases: Path, tmp_path: Pat
     assert len(after) == len(seeded) == 50
 
 
+def test_pairs_of_other_dialects_are_used_and_broken_ones_counted(
+    databases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "mine.jsonl"
+    record = {"database": "shop", "question": "Which names?"}
+    texts = ["select top 3 name from customer order by age desc, id", "", "select nothing from it"]
+    lines = [json.dumps({**record, "sql": sql}) for sql in texts]
+    lines.append(json.dumps({**record, "database": "gone", "sql": "select 1"}))
+    pairs.write_text("\n".join(lines))
+    written(tmp_path / "p.jsonl", "--databases", databases, "--count", 5, "--pairs", pairs)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 of 4 pairs" in said
+    assert "unknown databases" in said
+    assert "2 of 4 pairs" in said
+    assert "have SQL that fails" in said
+
+
+def test_sensitive_columns_are_hidden_on_request(databases: Path, tmp_path: Path) -> None:
+    command = ["--databases", databases, "--count", 60, "--sensitive", "hide"]
+    records = written(tmp_path / "p.jsonl", *command, "--sensitive-columns", "city,customer.age")
+    assert not any("city" in r["sql"] or "age" in r["sql"] for r in records)
+
+
 def test_a_mix_of_difficulties_is_kept(databases: Path, tmp_path: Path) -> None:
     records = written(
         tmp_path / "easy.jsonl", "--databases", databases, "--count", 30, "--mix", "easy=1"
