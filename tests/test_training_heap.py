@@ -40,5 +40,5 @@ def test_large_tensors_are_faulted_in_once_inside_and_each_time_outside() -> Non
     )
     before, inside, after = json.loads(done.stdout)
     assert before > 1_000  # eight tensors, page by page or in larger pieces
-    assert inside < before / 16
+    assert inside < before / 4  # one of eight may still be new
     assert after > before / 2
