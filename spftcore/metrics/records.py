@@ -1,0 +1,108 @@
+"""One scored question, as every part of the evaluation passes it on and as a file keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from spftcore.errors import SpftError
+
+FILE = "scores.jsonl"  # in an evaluation's folder
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A question with its answer and everything that was found about it.
+
+    Attributes:
+        id: of the question within its benchmark.
+        database: id of the database.
+        question, evidence: what was asked.
+        gold: the benchmark's query.
+        sql: the answer that is scored.
+        samples: all answers that were drawn, where there is more than one.
+        hardness: Spider's class of the gold: easy, medium, hard or extra.
+        difficulty: the benchmark's own class; empty where it has none.
+        clauses: of the gold: where, group by, having, order by, limit, join, nested, set
+            operation, …
+        joins: joins of the gold.
+        excluded: why the question counts in no score; empty when it does.
+        status: how the answer's execution ended (`Status`, lower case).
+        message: SQLite's message where it did not run.
+        unstable: why the gold's result hangs on more than the data; empty when it does not.
+        scores: by metric: `bag`, `spider`, `bird`, `ts` as 0 or 1, `soft_f1`, `ves`, `r_ves`, …
+            A metric that could not be judged on this question is left out.
+        mistakes: classes of error of a wrong answer, the most telling first.
+        near_miss: right on the first database and wrong on its family.
+        seconds: wall-clock of producing the answer, where it is known.
+    """
+
+    id: str
+    database: str
+    question: str
+    gold: str
+    sql: str
+    evidence: str = ""
+    samples: tuple[str, ...] = ()
+    hardness: str = ""
+    difficulty: str = ""
+    clauses: tuple[str, ...] = ()
+    joins: int = 0
+    excluded: str = ""
+    status: str = ""
+    message: str = ""
+    unstable: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    mistakes: tuple[str, ...] = ()
+    near_miss: bool = False
+    seconds: float | None = None
+
+
+_DEFAULTS = {f.name: f.default for f in fields(Scored)}
+
+
+def write_scores(path: Path, scored: Iterable[Scored]) -> None:
+    """Writes one JSON object a line; empty fields are left out. The file appears when it is
+    complete."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for one in scored:
+            record = {k: v for k, v in asdict(one).items() if v not in (_DEFAULTS[k], {}, ())}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def read_scores(path: Path) -> list[Scored]:
+    """Reads what `write_scores` wrote.
+
+    Raises:
+        SpftError: the file is missing, or is not of this form (the line is named).
+    """
+    scored = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                scored.append(_scored(json.loads(line), f"line {number} of {path}"))
+    except OSError as error:
+        raise SpftError(f"Cannot read the scores {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise SpftError(f"{path} is not a file of scores: {error}.") from None
+    return scored
+
+
+def _scored(record: Any, place: str) -> Scored:
+    try:
+        return Scored(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in record.items()
+            }
+        )
+    except (AttributeError, TypeError) as error:
+        raise SpftError(
+            f"The record in {place} is not a scored question: {error}. Name a folder or a file "
+            "that `python -m spftcore.evaluate` has written."
+        ) from None
