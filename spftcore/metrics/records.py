@@ -95,12 +95,11 @@ def read_scores(path: Path) -> list[Scored]:
 
 def _scored(record: Any, place: str) -> Scored:
     try:
-        return Scored(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in record.items()
-            }
-        )
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in record.items()
+        }
+        return Scored(**values)
     except (AttributeError, TypeError) as error:
         raise SpftError(
             f"The record in {place} is not a scored question: {error}. Name a folder or a file "
