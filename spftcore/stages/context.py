@@ -16,6 +16,7 @@ from spftcore.databases import Catalogue
 from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
+from spftcore.processes import Processes
 from spftcore.prompts import PromptRenderer, parse_sql
 from spftcore.rollout import hf
 from spftcore.store import Answer, StageWriter, Store
@@ -48,6 +49,7 @@ class RunContext:
         databases: folder of the SQLite files.
         progress: called with (done, total, text) of the stage at work.
         stop: asks training to save its state and end.
+        processes: that run the stage together.
     """
 
     config: Config
@@ -56,6 +58,7 @@ class RunContext:
     databases: Path
     progress: Progress
     stop: Stop = field(default_factory=Stop)
+    processes: Processes = field(default_factory=Processes)
     dropped: dict[str, int] = field(default_factory=dict)
     _trimmed: set[tuple[str, bool]] = field(default_factory=set)
     _unasked: int = 0
@@ -94,7 +97,8 @@ class RunContext:
         """Saves a checkpoint of the run; its path is given within the run's folder, which may be
         moved between a stop and a resume."""
         path = f"checkpoints/{name}"
-        models.save(model, self.directory / path)
+        weights = models.gathered(model)
+        self.processes.once(lambda: models.save(model, self.directory / path, weights))
         return path
 
     def load(self, path: str | Path, *, new_adapter: bool = False) -> LanguageModel:
@@ -283,7 +287,11 @@ class RunContext:
         stage.rejections("train", dropped)
 
     def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
-        """Greedy completions as text. A prompt over the limit gets an empty completion."""
+        """Greedy completions as text; each process generates its share. A prompt over the limit
+        gets an empty completion."""
+        return self.processes.merged(self._generate(model, self.processes.share(prompts)))
+
+    def _generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
         limits = self.config.prompt
         texts = [""] * len(prompts)
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
@@ -315,7 +323,8 @@ class RunContext:
         evaluation: bool = False,
         training: bool = False,
     ) -> list[Answer]:
-        """A candidate's greedy SQL for each pair's question, judged by execution.
+        """A candidate's greedy SQL for each pair's question, judged by execution; each process
+        takes its share.
 
         Args:
             model: the candidate.
@@ -326,8 +335,19 @@ class RunContext:
                 training both are unjudged, since nothing can be learned from them.
             training: ask with the prompts that the pairs are trained on.
         """
+        own = self.processes.share(pairs)
+        return self.processes.merged(self._answer(model, candidate, own, evaluation, training))
+
+    def _answer(
+        self,
+        model: LanguageModel,
+        candidate: str,
+        pairs: Sequence[Pair],
+        evaluation: bool,
+        training: bool,
+    ) -> list[Answer]:
         prompts = [self.prompt(model, pair, training=training) for pair in pairs]
-        texts = self.generate(model, prompts)
+        texts = self._generate(model, prompts)
         queries = [parse_sql(text) for text in texts]
         items = [
             (self.catalogue[pair.database].path, pair.sql, [sql])

@@ -163,8 +163,9 @@ def _scored(
         gold, other = (tokens_digest(group.prompt, ids) for ids in group.completions)
         tokens.append((gold, other))
     new = [i for i, both in enumerate(tokens) if not known.logprobs.keys() >= set(both)]
-    computed = _logprobs(context, opponent, [pairs[i] for i in new], [judged[i].sql for i in new])
-    fresh = dict(zip(new, computed, strict=True))
+    own = context.processes.share(new)
+    computed = _logprobs(context, opponent, [pairs[i] for i in own], [judged[i].sql for i in own])
+    fresh = dict(zip(new, context.processes.merged(computed), strict=True))
     for i, (pair, both) in enumerate(zip(pairs, tokens, strict=True)):
         for number, role in enumerate(("gold", "answer")):
             values = (
@@ -221,6 +222,9 @@ def train(context: RunContext, stage: StageWriter, system: str, iteration: int) 
     path = context.save(model, name)
     stage.result = {"path": path, "pairs": len(items)}
     if system == "self_play":
+        if models.is_sharded(model):  # it answers with all of its weights
+            del model
+            model = context.load(path)
         right, total = rank(context, stage, model, name)
         stage.candidate(name, play["main"], path, right, total)
         stage.result["ranking accuracy"] = right / max(1, total)
