@@ -55,10 +55,11 @@ class Processes:
         """Those that a launcher started, once all of them have come; else this one alone."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
+        import torch
         import torch.distributed as dist
         from accelerate import PartialState
 
-        state = PartialState()
+        state = PartialState(cpu=not torch.cuda.is_available())
         on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or state.num_processes
         # Not NCCL, whose operations may not wait for long, and which knows tensors on GPUs only.
         group = dist.new_group(backend="gloo", timeout=PATIENCE)
