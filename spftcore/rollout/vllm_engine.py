@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -257,12 +257,15 @@ class VllmEngine:
         if adapter is not None and adapter not in self._adapters:
             known = ", ".join(sorted(self._adapters)) or "none"
             raise SpftError(f"No adapter is called '{adapter}'. Loaded: {known}.")
-        samples = range(sampling.samples)
+        # Greedy completions of one prompt are all the same: one is asked for.
+        drawn = sampling.temperature > 0
+        samples = range(sampling.samples if drawn else min(1, sampling.samples))
+        copies = 1 if drawn else sampling.samples
         pending: dict[tuple[int, int], int] = {}
         for i, prompt in enumerate(prompts):
             for sample in samples:
                 if len(prompt) >= self.context:
-                    yield Completion(i, sample, "", (), (), "too_long")
+                    yield from _copies(Completion(i, sample, "", (), (), "too_long"), copies)
                 else:
                     pending[i, sample] = draw_seed(sampling.seed, i, sample)
         told = self.restarts
@@ -281,7 +284,7 @@ class VllmEngine:
                     found = self._completion(reply)
                     if found is not None:
                         del pending[found.prompt, found.sample]
-                        yield found
+                        yield from _copies(found, copies)
             except (WorkerGone, RequestFailed) as error:
                 self.close()
                 if self.restarts > told:
@@ -306,6 +309,11 @@ class VllmEngine:
             self.failures[reason] = self.failures.get(reason, 0) + 1
             return Completion(prompt, sample, "", (), (), "failed")
         return None
+
+
+def _copies(completion: Completion, count: int) -> Iterator[Completion]:
+    for sample in range(completion.sample, completion.sample + count):
+        yield replace(completion, sample=sample)
 
 
 def draw_seed(seed: int, prompt: int, sample: int) -> int:
