@@ -136,9 +136,7 @@ def test_adapters_are_asked_for_by_name(python: Path, model: Path, tmp_path: Pat
     assert (options["enable_lora"], options["max_lora_rank"]) == (True, 8)
 
 
-def test_a_worker_that_dies_is_started_again_for_what_is_missing(
-    python: Path, model: Path
-) -> None:
+def test_a_worker_that_dies_is_started_again_for_what_is_missing(python: Path, model: Path) -> None:
     said: list[str] = []
     with VllmEngine(model, python=python, say=said.append) as engine:
         # Four are asked for; the worker kills itself when two of them are left.

@@ -54,6 +54,15 @@ _POLL_SECONDS = 0.04
 START_SECONDS = 180.0  # without any worker
 
 
+def started_origin(ray: Any) -> Any:
+    """The actor that answers for this machine's files."""
+    return (
+        ray.remote(Origin)
+        .options(num_cpus=0, max_concurrency=4, scheduling_strategy=on_this_node(ray))
+        .remote()
+    )
+
+
 def default_cache() -> Path:
     """Where a node keeps what it has fetched."""
     import tempfile
@@ -204,11 +213,7 @@ class ClusterPool:
         self._fetched: dict[tuple[int, int], dict[str, int]] = {}
         self._failure = ""
         self._silent_since = time.monotonic()
-        self._origin = (
-            ray.remote(Origin)
-            .options(num_cpus=0, max_concurrency=4, scheduling_strategy=on_this_node(ray))
-            .remote()
-        )
+        self._origin = started_origin(ray)
         make = ray.remote(concurrency_groups={"work": WINDOW})(VerifyWorker).options(
             num_cpus=cpus_per_worker, max_restarts=-1, scheduling_strategy="SPREAD"
         )

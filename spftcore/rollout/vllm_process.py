@@ -84,9 +84,7 @@ class WorkerProcess:
         self._input, self._output = self._process.stdin, self._process.stdout
         os.set_blocking(self._input.fileno(), False)
         self._replies = vllm_worker.Lines(self._output.fileno())
-        self._end = weakref.finalize(
-            self, _end, self._process, self._log if temporary else None
-        )
+        self._end = weakref.finalize(self, _end, self._process, self._log if temporary else None)
 
     @property
     def pid(self) -> int:
