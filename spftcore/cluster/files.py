@@ -27,6 +27,11 @@ RESERVE_BYTES = 1 << 30  # left free on its disk
 RECENT_SECONDS = 3600.0  # a file used since then may be open, and stays
 
 
+def default_cache() -> Path:
+    """Where a node keeps what it has fetched."""
+    return Path(tempfile.gettempdir()) / f"spftcore-{os.getuid()}"
+
+
 class Absent(SpftError):
     """A file that this node neither sees nor gets; the message says why."""
 

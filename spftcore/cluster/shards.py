@@ -144,7 +144,7 @@ class Shards:
 
     def lose(self, shard: Shard) -> list[int]:
         """Takes note of a lost worker; returns the items that are given up."""
-        if self._open.pop(shard.key, None) is None:
+        if self._open.pop(shard.key, None) is None or not shard.units:
             return []
         losses = shard.losses + 1
         if losses == 1:

@@ -6,7 +6,6 @@ import itertools
 import os
 import pickle
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spftcore.cluster.connection import connected, cpus, on_this_node
-from spftcore.cluster.files import Facts, Origin
+from spftcore.cluster.connection import connected, cpus
+from spftcore.cluster.files import Facts, default_cache
 from spftcore.cluster.shards import Shard, Shards, placed
-from spftcore.cluster.worker import STOPPED, VerifyWorker, queries_of, software
+from spftcore.cluster.worker import STOPPED, VerifyWorker, queries_of
+from spftcore.cluster.workers import Slot, Workers, last_line, started_origin
 from spftcore.errors import SpftError, UsageError
 from spftcore.verify import Compare, Executor, Item, Judgement, Limits, Status
 from spftcore.verify.answers import (
@@ -50,24 +50,6 @@ WINDOW = 2  # shards on their way to or at work on a worker, of one batch
 LEAST_QUERIES = 128
 MOST_QUERIES = 2048
 STREAM_ITEMS = 1024  # per worker, of one batch of `stream`
-_POLL_SECONDS = 0.04
-START_SECONDS = 180.0  # without any worker
-
-
-def started_origin(ray: Any) -> Any:
-    """The actor that answers for this machine's files."""
-    return (
-        ray.remote(Origin)
-        .options(num_cpus=0, max_concurrency=4, scheduling_strategy=on_this_node(ray))
-        .remote()
-    )
-
-
-def default_cache() -> Path:
-    """Where a node keeps what it has fetched."""
-    import tempfile
-
-    return Path(tempfile.gettempdir()) / f"spftcore-{os.getuid()}"
 
 
 class ClusterExecutor(Executor):
@@ -126,24 +108,6 @@ class ClusterExecutor(Executor):
 
 
 @dataclass
-class _Slot:
-    """A worker's place: Ray starts the actor again, elsewhere if need be, when it is lost.
-
-    Attributes:
-        life: how many workers were lost here before.
-        ready: whether this one answers.
-        greeting: its answer to come.
-    """
-
-    number: int
-    actor: Any
-    greeting: Any
-    life: int = 0
-    ready: bool = False
-    counters: Columns | None = None
-
-
-@dataclass
 class _Batch:
     """What `merge_executed` and `merge_verified` ask for, and what is under way."""
 
@@ -156,7 +120,7 @@ class _Batch:
     sources: dict[bytes, tuple[bytes, bytes, Facts | None]]
     finished: list[tuple[Shard, Any]] = field(default_factory=list)
     # By reference of the answer: slot, its life, shard.
-    asked: dict[Any, tuple[_Slot, int, Shard]] = field(default_factory=dict)
+    asked: dict[Any, tuple[Slot, int, Shard]] = field(default_factory=dict)
     done: int = 0
 
     def request(self, shard: Shard) -> bytes:
@@ -203,30 +167,22 @@ class ClusterPool:
                 f"No node of the cluster has {cpus_per_worker} CPUs for a worker. Lower "
                 "cluster.worker_cpus, or add nodes."
             )
-        self._cpus = cpus_per_worker
-        self._lock = threading.Lock()  # guards the slots and the counts
+        self._lock = threading.Lock()  # guards the counts
         self._batches = itertools.count()
         self._past: Columns = _none()
-        self._counts = dict.fromkeys(
-            ("workers_lost", "shards_repeated", "late_answers", "items_given_up"), 0
-        )
+        self._counters: dict[tuple[int, int], Columns] = {}  # by slot and life
         self._fetched: dict[tuple[int, int], dict[str, int]] = {}
-        self._failure = ""
-        self._silent_since = time.monotonic()
+        self._counts = {"shards_repeated": 0, "items_given_up": 0}
         self._origin = started_origin(ray)
-        make = ray.remote(concurrency_groups={"work": WINDOW})(VerifyWorker).options(
+        actor = ray.remote(concurrency_groups={"work": WINDOW})(VerifyWorker).options(
             num_cpus=cpus_per_worker, max_restarts=-1, scheduling_strategy="SPREAD"
         )
-        self._slots = []
-        for number in range(self.workers):
-            actor = make.remote(dict(arguments), self._origin, cache)
-            self._slots.append(_Slot(number, actor, self._greet(actor)))
-        try:
-            while not any(slot.ready for slot in self._slots):
-                self._wait({})
-        except BaseException:
-            self.close()
-            raise
+        self._all = Workers(
+            ray,
+            lambda: actor.remote(dict(arguments), self._origin, cache),
+            self.workers,
+            f"{cpus_per_worker} CPUs",
+        )
 
     # -- the methods of the C++ executor -------------------------------------------------------
 
@@ -262,19 +218,16 @@ class ClusterPool:
     def counters(self) -> dict[str, Any]:
         """Those of all workers, also of the lost ones, and what became of workers and files."""
         with self._lock:
-            now = [slot.counters for slot in self._slots if slot.counters is not None]
-            total: Columns = _sum([self._past, *now])
+            total: Columns = _sum([self._past, *self._counters.values()])
             for name in ("databases_fetched", "bytes_fetched"):
                 total[name] = sum(fetched[name] for fetched in self._fetched.values())
-            return total | self._counts
+            return total | self._counts | {"workers_lost": self._all.lost}
 
     def close(self) -> None:
         """Ends the workers; the connection to the cluster stays."""
-        if not self._ray.is_initialized():
-            return
-        for slot in self._slots:
-            self._ray.kill(slot.actor)
-        self._ray.kill(self._origin)
+        self._all.close()
+        if self._ray.is_initialized():
+            self._ray.kill(self._origin)
         self._own.close()
 
     # -- a batch -------------------------------------------------------------------------------
@@ -295,7 +248,7 @@ class ClusterPool:
         try:
             while not shards.over:
                 self._hand_out(batch)
-                for reference in self._wait(batch.asked):
+                for reference in self._all.wait(batch.asked):
                     self._take_in(batch, reference)
                 if poll is not None:
                     poll(batch.done, total)
@@ -312,7 +265,7 @@ class ClusterPool:
             loads[slot.number] += 1
             kept[slot.number] |= shard.losses > 0
         for _ in range(WINDOW):  # in turn, so that the last shards spread
-            for slot in self._slots:
+            for slot in self._all.slots:
                 number = slot.number
                 if not slot.ready or loads[number] >= WINDOW or kept[number]:
                     continue
@@ -321,7 +274,7 @@ class ClusterPool:
                     loads[number] += 1
                     batch.asked[self._sent(slot, batch, taken)] = (slot, slot.life, taken)
 
-    def _sent(self, slot: _Slot, batch: _Batch, shard: Shard) -> Any:
+    def _sent(self, slot: Slot, batch: _Batch, shard: Shard) -> Any:
         return slot.actor.run.options(concurrency_group="work").remote(batch.request(shard))
 
     def _take_in(self, batch: _Batch, reference: Any) -> None:
@@ -333,11 +286,9 @@ class ClusterPool:
                 raise SpftError("The batch was stopped on a worker.")
             decoded, counters = batch.decoded(shard.units, answer)
         except ray.exceptions.RayTaskError as error:
-            raise SpftError(f"A worker of the cluster failed: {_first(error.cause)}.") from None
-        except (ray.exceptions.RayError, Nonsense) as error:
-            self._lost(slot, life, str(error))
-            with self._lock:
-                self._counts["shards_repeated"] += 1
+            raise SpftError(f"A worker of the cluster failed: {last_line(error.cause)}.") from None
+        except (ray.exceptions.RayError, Nonsense):
+            self._lost(slot, life)
             self._give_up(batch, shard, batch.shards.lose(shard))
             return
         if not batch.shards.finish(shard):
@@ -346,8 +297,17 @@ class ClusterPool:
         batch.done += batch.queries(shard)
         with self._lock:
             self._fetched[slot.number, life] = fetched
-            if slot.life == life:
-                slot.counters = counters
+            if slot.life == life:  # else it is counted among the lost
+                self._counters[slot.number, life] = counters
+
+    def _lost(self, slot: Slot, life: int) -> None:
+        self._all.lose(slot, life)
+        with self._lock:
+            self._counts["shards_repeated"] += 1
+            counters = self._counters.pop((slot.number, life), None)
+            if counters is not None:  # its cache was lost with it
+                left = counters | {"gold_entries": 0, "gold_bytes": 0}
+                self._past = _sum([self._past, left])
 
     def _give_up(self, batch: _Batch, shard: Shard, places: list[int]) -> None:
         """Settles items whose workers were lost each time."""
@@ -373,73 +333,6 @@ class ClusterPool:
         with self._lock:
             self._counts["items_given_up"] += len(places)
 
-    # -- workers -------------------------------------------------------------------------------
-
-    def _greet(self, actor: Any) -> Any:
-        """Asks a worker to say that it is there, as often as it is started."""
-        return actor.hello.options(max_task_retries=-1).remote()
-
-    def _wait(self, asked: Mapping[Any, Any]) -> list[Any]:
-        """Waits a moment; returns what is answered, and takes note of workers that have come.
-
-        Raises:
-            SpftError: there is no worker, and none comes.
-        """
-        greetings = {slot.greeting: slot for slot in self._slots if slot.greeting is not None}
-        if not asked and not greetings and not any(slot.ready for slot in self._slots):
-            raise SpftError(f"No worker of the cluster can be started: {self._failure}")
-        waited = [*asked, *greetings]
-        if not waited:
-            return []
-        ready, _ = self._ray.wait(waited, num_returns=1, timeout=_POLL_SECONDS)
-        now = time.monotonic()
-        if asked or any(slot.ready for slot in self._slots):
-            self._silent_since = now
-        elif now - self._silent_since > START_SECONDS:
-            raise SpftError(
-                f"No worker has started for {START_SECONDS:.0f} s. Each needs {self._cpus} CPUs of "
-                "one node, and the cluster has none free (`ray status`): end what else runs "
-                "there, or lower cluster.worker_cpus."
-            )
-        for reference in ready:
-            if reference in greetings:
-                self._welcome(greetings[reference], reference)
-        return [reference for reference in ready if reference in asked]
-
-    def _welcome(self, slot: _Slot, greeting: Any) -> None:
-        ray = self._ray
-        try:
-            found, where = ray.get(greeting)
-        except ray.exceptions.RayError as error:
-            with self._lock:  # its making failed: Ray does not try that again
-                slot.greeting = None
-                self._failure = _first(error)
-            return
-        if found != software():
-            raise SpftError(
-                f"The node {where} has {', '.join(found)}, and this machine "
-                f"{', '.join(software())}: verdicts could differ. Install the same on all nodes."
-            )
-        with self._lock:
-            if slot.greeting is greeting:
-                slot.greeting = None
-                slot.ready = True
-
-    def _lost(self, slot: _Slot, life: int, message: str) -> None:
-        """Takes note of a lost worker, once."""
-        with self._lock:
-            if slot.life != life:
-                return
-            slot.life += 1
-            slot.ready = False
-            slot.greeting = self._greet(slot.actor)
-            self._counts["workers_lost"] += 1
-            if slot.counters is not None:  # its cache was lost with it
-                self._past = _sum(
-                    [self._past, slot.counters | {"gold_entries": 0, "gold_bytes": 0}]
-                )
-                slot.counters = None
-
 
 def _queries(unit: tuple[Any, ...]) -> int:
     return 1 + len(unit[2]) if len(unit) == 3 else 1
@@ -461,9 +354,3 @@ def _sum(counters: Sequence[Columns]) -> Columns:
     total: Columns = {name: sum(c[name] for c in counters) for name in COUNTERS}
     total["statuses"] = [sum(n) for n in zip(*(c["statuses"] for c in counters), strict=True)]
     return total
-
-
-def _first(error: BaseException) -> str:
-    """The last line of an error's text, where Ray puts what happened."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__

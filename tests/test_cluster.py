@@ -1,30 +1,41 @@
-"""Verification on a cluster of two nodes gives what the executor on this machine gives."""
+"""On a cluster of two nodes, verification and rollouts give what they give on this machine."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import random
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cluster_nodes import Nodes, running_nodes
+from conftest import CPU
+from engine_contract import Checkpoint, EngineContract, EngineUnderTest, Make
+from engine_contract import checkpoint as checkpoint
 from sqlite_files import make
 
-from spftcore.cluster import verification
+from spftcore.cluster import rollouts, verification
 from spftcore.cluster.files import Facts
+from spftcore.cluster.rollouts import ClusterEngine, RolloutWorker
 from spftcore.cluster.verification import ClusterExecutor
 from spftcore.cluster.worker import VerifyWorker
+from spftcore.config import Config
 from spftcore.errors import SpftError
+from spftcore.models import load
+from spftcore.rollout.hf import HfEngine
+from spftcore.rollout.requests import Completion, Sampling
 from spftcore.verify import Executor, Item, Limits, Status, Verdict, Verdicts
 
 ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 POISON = "select 'poison'"
+POISONED_PROMPT = (2, 3, 2, 3)
 BLIND = "only_driver"
 
 
@@ -301,3 +312,165 @@ def test_the_users_files_are_left_as_they_are(folder: Path) -> None:
 def test_more_cpus_than_any_node_has_is_an_error_with_a_remedy(nodes: Nodes) -> None:
     with pytest.raises(SpftError, match=r"cluster\.worker_cpus"):
         ClusterExecutor(nodes.address, cpus_per_worker=64)
+
+
+# -- rollouts -----------------------------------------------------------------------------------
+
+
+def open_hf(folder: str) -> HfEngine:
+    return HfEngine(load(folder, Config(), device=CPU), batch_size=4)
+
+
+class PlainEngine:
+    """An engine without a model: what it writes tells its folder's content, and the draw."""
+
+    def __init__(self, folder: str) -> None:
+        self._weights = (Path(folder) / "weights.txt").read_text()
+        self._adapters: dict[str | None, str] = {None: ""}
+
+    def load_adapter(self, name: str, folder: str) -> None:
+        self._adapters[name] = (Path(folder) / "adapter.txt").read_text()
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, adapter: str | None = None
+    ) -> Iterator[Completion]:
+        for place, prompt in enumerate(prompts):
+            for sample in range(sampling.samples):
+                chance = random.Random(f"{sampling.seed}:{sampling.key(place)}:{sample}")
+                text = f"{self._weights}{self._adapters[adapter]} {sum(prompt)} {chance.random()}"
+                yield Completion(place, sample, text, tuple(prompt), (chance.random(),), "stop")
+
+
+class MortalEngine(RolloutWorker):
+    """Dies of one prompt, at the first completion, and does not see the driver's folders."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.files.seen = lambda path: None  # type: ignore[method-assign]
+
+    def generate(self, request: bytes) -> Iterator[list[Completion]]:
+        prompts = pickle.loads(request)[3]
+        for completions in super().generate(request):
+            if POISONED_PROMPT in prompts:
+                os._exit(1)
+            yield completions
+
+
+class Switching:
+    """An engine on a cluster that answers with one checkpoint, whatever it answered with before."""
+
+    def __init__(self, engine: ClusterEngine, folder: Path, adapters: Mapping[str, Path]) -> None:
+        self._engine, self._folder, self._adapters = engine, folder, adapters
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, adapter: str | None = None
+    ) -> Iterator[Completion]:
+        self._engine.load_weights(self._folder)
+        for name, folder in self._adapters.items():
+            self._engine.load_adapter(name, folder)
+        return self._engine.generate(prompts, sampling, adapter=adapter)
+
+
+@pytest.fixture(scope="module")
+def one_engine(nodes: Nodes, checkpoint: Checkpoint) -> Iterator[ClusterEngine]:
+    with ClusterEngine(open_hf, checkpoint.folder, address=nodes.address) as engine:
+        yield engine
+
+
+class TestOneEngine(EngineContract):
+    @pytest.fixture(scope="class")
+    def made(self, one_engine: ClusterEngine) -> Make:
+        def make(folder: Path, *, adapters: Mapping[str, Path]) -> EngineUnderTest:
+            return EngineUnderTest(Switching(one_engine, folder, adapters))
+
+        return make
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "weights.txt").write_text("base")
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter.txt").write_text(" and adapter")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_engines(
+    nodes: Nodes, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ClusterEngine]:
+    """One on each node; neither sees the driver's folders."""
+    nodes.two()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts, "RolloutWorker", MortalEngine)
+        patch.setattr(rollouts, "MOST_PROMPTS", 6)
+        patch.setattr(rollouts, "LEAST_PROMPTS", 6)
+        cache = tmp_path_factory.mktemp("models")
+        with ClusterEngine(
+            PlainEngine, model, address=nodes.address, engines=2, cache=cache
+        ) as engine:
+            yield engine
+
+
+PROMPTS = [tuple(range(place, place + 2 + place * 7 % 11)) for place in range(300)]
+
+
+def in_order(completions: Iterable[Completion]) -> list[Completion]:
+    return sorted(completions, key=lambda completion: (completion.prompt, completion.sample))
+
+
+def test_two_engines_one_lost_in_the_middle_answer_as_one_engine_here(
+    nodes: Nodes, two_engines: ClusterEngine, model: Path
+) -> None:
+    sampling = Sampling(samples=3, temperature=1.0, seed=4)
+    got: list[Completion] = []
+    try:
+        for completion in two_engines.generate(PROMPTS, sampling):
+            got.append(completion)
+            if len(got) == len(PROMPTS):
+                nodes.lose_one()
+    finally:
+        nodes.two()
+    assert two_engines.lost >= 1
+    assert two_engines.failures == 0
+    assert in_order(got) == list(PlainEngine(str(model)).generate(PROMPTS, sampling))
+
+
+def test_a_prompt_that_kills_every_engine_fails_and_the_others_are_answered(
+    two_engines: ClusterEngine, model: Path
+) -> None:
+    prompts = [*PROMPTS[:4], POISONED_PROMPT, *PROMPTS[4:10]]
+    sampling = Sampling(samples=2, temperature=1.0)
+    got = in_order(two_engines.generate(prompts, sampling))
+    expected = list(PlainEngine(str(model)).generate(prompts, sampling))
+    failed = [Completion(4, sample, "", (), (), "failed") for sample in range(2)]
+    assert got == [*expected[:8], *failed, *expected[10:]]
+    assert two_engines.failures == 1
+
+
+def test_weights_and_adapters_are_changed_between_calls(
+    two_engines: ClusterEngine, model: Path, tmp_path: Path
+) -> None:
+    two_engines.load_adapter("mine", model / "adapter")
+    sampling = Sampling()
+
+    def texts(adapter: str | None) -> set[str]:
+        found = two_engines.generate(PROMPTS[:20], sampling, adapter=adapter)
+        return {completion.text.rsplit(" ", 2)[0] for completion in found}
+
+    assert texts("mine") == {"base and adapter"}
+    assert texts(None) == {"base"}
+    (tmp_path / "weights.txt").write_text("next")
+    two_engines.load_weights(tmp_path)
+    assert texts(None) == {"next"}
+    with pytest.raises(SpftError, match="mine"):
+        texts("mine")
+
+
+def test_a_model_that_cannot_be_opened_is_an_error_that_says_why(
+    two_engines: ClusterEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "nothing.txt").write_text("no weights")
+    two_engines.load_weights(tmp_path)
+    with pytest.raises(SpftError, match=r"weights\.txt"):
+        list(two_engines.generate(PROMPTS[:1], Sampling()))
