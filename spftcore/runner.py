@@ -161,6 +161,7 @@ def _complete(stage: Stage, context: RunContext) -> None:
     with context.store.stage(name) as writer:
         stage.run(context, writer)
         writer.rejections("prompt", context.prompt_notes())
+        writer.rejections("cluster", context.cluster_notes())
         write_curves(directory / "tensorboard" / name, writer.metrics())
     track(context.config, directory, name, writer.metrics())
     shutil.rmtree(training_folder(directory, name), ignore_errors=True)
@@ -185,7 +186,9 @@ def workers_and_threads(config: Config) -> tuple[int, int]:
         on_gpu = config.run.device == "cuda" or (
             config.run.device == "auto" and torch.cuda.is_available()
         )
-        workers = 1 if on_gpu else min(2, cores)
+        # On a cluster the stages take turns, each with all of its workers.
+        alone = on_gpu or config.cluster.address != "none"
+        workers = 1 if alone else min(2, cores)
     return workers, config.run.threads or max(1, cores // workers)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-CPUS = 3  # of a node: two for a worker, one for what a single test starts
+CPUS = 4  # of a node: two for a worker, two for engines and what a single test starts
 STORE_BYTES = 100 << 20  # the least that Ray takes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,7 +20,7 @@ from spftcore.pairs import Pair
 from spftcore.processes import Processes
 from spftcore.prompts import PromptRenderer, parse_sql
 from spftcore.rollout.hf import HfEngine, active_adapter
-from spftcore.rollout.requests import Completion, Sampling
+from spftcore.rollout.requests import Completion, Engine, Sampling
 from spftcore.store import Answer, StageWriter, Store
 from spftcore.training.checkpoints import Checkpoints, training_folder
 from spftcore.training.groups import Group, TokenSequence
@@ -28,6 +29,9 @@ from spftcore.training.loop import fit, progress_line
 from spftcore.training.objectives import Objective
 from spftcore.training.stopping import Stop
 from spftcore.verify import Executor, Limits, Status, Verdict
+
+if TYPE_CHECKING:
+    from spftcore.cluster.rollouts import ClusterEngine
 
 Progress = Callable[[int, int, str], None]
 BLOCK = 2048  # pairs that are encoded together
@@ -63,6 +67,7 @@ class RunContext:
     dropped: dict[str, int] = field(default_factory=dict)
     _trimmed: set[tuple[str, bool]] = field(default_factory=set)
     _unasked: int = 0
+    _cluster_engine: ClusterEngine | None = None
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -85,6 +90,10 @@ class RunContext:
     @cached_property
     def executor(self) -> Executor:
         limits = Limits(steps=self.config.limits.steps, seconds=self.config.limits.seconds)
+        if self.config.cluster.address != "none":
+            from spftcore.cluster.run import open_executor  # Ray is an extra
+
+            return open_executor(self.config, limits, self.processes.size)
         return Executor(threads=torch.get_num_threads(), limits=limits)
 
     def seed(self, *names: object) -> int:
@@ -109,9 +118,11 @@ class RunContext:
         return models.load(source, self.config, device=self.device, new_adapter=new_adapter)
 
     def close(self) -> None:
-        """Ends the executor's threads, if any were started."""
+        """Ends the executor's threads, and what runs on a cluster, if any were started."""
         if "executor" in self.__dict__:
             self.executor.close()
+        if self._cluster_engine is not None:
+            self._cluster_engine.close()
 
     # -- encoding ------------------------------------------------------------------------------
 
@@ -304,7 +315,7 @@ class RunContext:
         """Greedy completions with the places of their prompts, in the order in which they are
         finished. A prompt over the limit gets none."""
         limits = self.config.prompt
-        engine = HfEngine(model, batch_size=self.config.generation.batch_size)
+        engine, adapter = self._engine(model)
         sampling = Sampling(max_new_tokens=limits.max_completion_tokens)
         done = 0
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
@@ -314,11 +325,41 @@ class RunContext:
             self._unasked += len(block) - len(kept)
             done += len(block) - len(kept)
             for completion in engine.generate(
-                [encoded[i] for i in kept], sampling, adapter=active_adapter(model)
+                [encoded[i] for i in kept], sampling, adapter=adapter
             ):
                 done += 1
                 self.progress(done, len(prompts), "generating")
                 yield kept[completion.prompt], completion
+
+    def _engine(self, model: LanguageModel) -> tuple[Engine, str | None]:
+        """An engine that answers as a model does, and the name of the adapter to ask."""
+        if self.config.cluster.address == "none" or not self.config.cluster.engines:
+            engine = HfEngine(model, batch_size=self.config.generation.batch_size)
+            return engine, active_adapter(model)
+        from spftcore.cluster.run import give, open_engine  # Ray is an extra
+
+        folder = self.directory / "rollout"
+        weights = models.gathered(model)
+        self.processes.once(lambda: models.save(model, folder, weights))
+        if self._cluster_engine is None:
+            base = model.parent or folder
+            self._cluster_engine = open_engine(self.config, base, self.processes.size)
+        return self._cluster_engine, give(self._cluster_engine, model, folder)
+
+    def cluster_notes(self) -> dict[str, int]:
+        """What a cluster lost, fetched and gave up in the stage, if there is one."""
+        notes: dict[str, int] = {}
+        if self.config.cluster.address != "none" and "executor" in self.__dict__:
+            counters = self.executor.counters
+            notes = {
+                "worker lost": counters["workers_lost"],
+                "item whose workers were lost each time": counters["items_given_up"],
+                "database fetched to a node": counters["databases_fetched"],
+            }
+        if self._cluster_engine is not None:
+            notes["engine lost"] = self._cluster_engine.lost
+            notes["prompt whose engines were lost each time"] = self._cluster_engine.failures
+        return {cause: count for cause, count in notes.items() if count}
 
     def answer(
         self,
