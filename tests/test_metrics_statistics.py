@@ -189,7 +189,7 @@ def test_equal_values_have_no_width():
 @pytest.mark.parametrize("values", [[], [0.5]])
 def test_too_few_values_have_no_interval(values):
     result = bootstrap(values)
-    assert isnan(result.low) and isnan(result.high) and isnan(result.p)
+    assert all(isnan(number) for number in (result.low, result.high, result.p))
 
 
 def test_one_database_says_nothing_of_others():

@@ -132,7 +132,7 @@ def paired_interval(first: Sequence[bool], second: Sequence[bool]) -> Interval:
     both = sum(a and b for a, b in zip(first, second, strict=True))
     neither = n - both - test.gained - test.lost
     margins = sum(first) * (n - sum(first)) * sum(second) * (n - sum(second))
-    product = both * neither - test.gained * test.lost
+    product: float = both * neither - test.gained * test.lost
     if product > 0:  # continuity correction of a positive correlation
         product = max(0.0, product - n / 2)
     phi = product / math.sqrt(margins) if margins else 0.0
@@ -196,7 +196,7 @@ def _units(
         raise ValueError(f"{len(clusters)} clusters for {len(array)} values")
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
-    return np.bincount(index, weights=array), np.bincount(index).astype(np.float64)
+    return np.bincount(index, weights=array), np.bincount(index, weights=np.ones_like(array))
 
 
 def _resampled(
