@@ -31,6 +31,7 @@ import apsw
 import sqlglot
 
 from spftcore.databases import Catalogue, Database
+from spftcore.metrics.hardness import Hardness
 from spftcore.synthesis import (
     FillError,
     TemplateError,
@@ -40,7 +41,6 @@ from spftcore.synthesis import (
     render,
     synthesize_sql,
 )
-from spftcore.metrics.hardness import Hardness
 from spftcore.verify import Executor, Stability, Verdict
 from spftcore.verify.results import Outcomes
 

@@ -11,6 +11,7 @@ import pytest
 
 from spftcore.databases import Catalogue, Column, Database, ForeignKey, Table
 from spftcore.errors import SpftError
+from spftcore.metrics.hardness import Hardness, hardness
 from spftcore.synthesis import (
     FillError,
     SynthesisResult,
@@ -20,7 +21,6 @@ from spftcore.synthesis import (
     fill,
     synthesize_sql,
 )
-from spftcore.metrics.hardness import Hardness, hardness
 from spftcore.synthesis.gates import hangs_on_more_than_ties, weaker_variants
 from spftcore.synthesis.joins import JoinGraph
 from spftcore.verify import Executor

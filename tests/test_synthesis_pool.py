@@ -9,8 +9,8 @@ import pytest
 
 from spftcore.databases import Catalogue
 from spftcore.errors import SpftError
-from spftcore.synthesis import FillError, Template, TemplatePool, fill
 from spftcore.metrics.hardness import hardness
+from spftcore.synthesis import FillError, Template, TemplatePool, fill
 
 COUNT = "select count(*) from {a}"
 NAMES = "select {a.1: text} from {a} where {a.1} like {v1 contains a.1}"
