@@ -23,6 +23,8 @@ from spftcore.compare_text import print_comparison, print_pairs
 from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
 from spftcore.metrics import holm
+from spftcore.metrics.features import features
+from spftcore.metrics.hardness import hardness
 from spftcore.metrics.paired import Paired, compare_scores
 from spftcore.metrics.records import FILE, Scored, read_scores
 from spftcore.report import default_split, open_run, system_answers
@@ -88,10 +90,9 @@ def _main_metric(folder: Path) -> str:
     """The metric that the evaluation states first; empty where it says nothing."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        metric = summary.get("metric", "")
-    except (OSError, ValueError, AttributeError):
+        return str(summary["settings"]["metrics"][0])
+    except (OSError, ValueError, LookupError, TypeError):
         return ""
-    return metric if isinstance(metric, str) else ""
 
 
 def _of_run(name: str, folder: Path, system: str) -> System:
@@ -124,6 +125,7 @@ def _run_scores(store: Store, system: str, split: str) -> list[Scored]:
         if answer is None:
             continue
         judged = answer.verdict != "unjudged"
+        made_of = features(pair.sql)
         scored.append(
             Scored(
                 id=pair.id,
@@ -132,6 +134,9 @@ def _run_scores(store: Store, system: str, split: str) -> list[Scored]:
                 gold=pair.sql,
                 sql=answer.sql,
                 evidence=pair.evidence,
+                hardness=hardness(pair.sql),
+                clauses=made_of.clauses,
+                joins=made_of.joins,
                 status=answer.status,
                 message=answer.message,
                 scores={"bag": float(answer.verdict == "right")} if judged else {},

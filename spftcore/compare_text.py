@@ -53,7 +53,7 @@ def sentences(result: Result) -> list[str]:
         s = paired.stable
         found.append(
             f"The golds of {paired.unstable} questions hang on more than the data; without them "
-            f"the difference is {_points(s.value)} ({_points(s.low)} to {_points(s.high)}, {_p(s.p)})."
+            f"the difference is {_points(s.value)} ({_range(s, signed=True)}, {_p(s.p)})."
         )
     real = [one for one in paired.slices if one.adjusted_p < SIGNIFICANCE]
     looks = f"corrected for {len(paired.slices)} looks"

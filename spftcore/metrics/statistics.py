@@ -196,7 +196,8 @@ def _units(
         raise ValueError(f"{len(clusters)} clusters for {len(array)} values")
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
-    return np.bincount(index, weights=array), np.bincount(index, weights=np.ones_like(array))
+    weights = np.bincount(index).astype(np.float64)
+    return np.bincount(index, weights=array).astype(np.float64), weights
 
 
 def _resampled(
