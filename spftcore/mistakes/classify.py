@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -34,13 +35,19 @@ def read(gold_sql: str, answer_sql: str, database: Database) -> Reading | None:
     """Reads and compares two queries; None where one cannot be read against the schema."""
     try:
         gold, answer = Reader(gold_sql, database), Reader(answer_sql, database)
-        columns = Columns()
-        for one, other in gold.links() + answer.links():
-            columns.link(one, other)
-        found = differences(gold.shape(columns), answer.shape(columns))
+        found = min(
+            (_differences(gold, answer, numbering) for numbering in answer.numberings()), key=len
+        )
     except UNREADABLE:
         return None
     return Reading(gold.tree, answer.tree, tuple(found))
+
+
+def _differences(gold: Reader, answer: Reader, numbering: Mapping[str, str]) -> list[Difference]:
+    columns = Columns()
+    for one, other in gold.links({}) + answer.links(numbering):
+        columns.link(one, other)
+    return differences(gold.shape(columns, {}), answer.shape(columns, numbering))
 
 
 def classify(

@@ -242,6 +242,7 @@ def _nested(one: Condition) -> bool:
 
 
 def _alike(one: Condition, other: Condition) -> int:
+    one, other = _alternatives(one, other), _alternatives(other, one)
     if one.parts or other.parts:
         return 3 * (bool(one.parts) and bool(other.parts)) + _shared(one, other)
     return (
@@ -265,6 +266,7 @@ def _condition(
     gold: Condition, answer: Condition, implied: _Implied, nesting: bool
 ) -> Iterator[str]:
     if gold.parts or answer.parts:
+        gold, answer = _alternatives(gold, answer), _alternatives(answer, gold)
         if gold.operator != answer.operator:
             yield "condition"
             return
@@ -279,6 +281,17 @@ def _condition(
     yield from term_differences(gold.left, answer.left, implied)
     if gold.right.code != answer.right.code and gold.operator == answer.operator:
         yield from term_differences(gold.right, answer.right, implied)
+
+
+def _alternatives(one: Condition, other: Condition) -> Condition:
+    """`x in (1, 2)` as `x = 1 or x = 2`, to be compared with an OR."""
+    if other.operator != "or" or one.operator not in ("in", "eq") or not one.right.literals:
+        return one
+    parts = tuple(
+        Condition(f"eq({one.left.code} {value})", "eq", one.left, Term(value, (), (value,)))
+        for value in one.right.literals
+    )
+    return Condition(one.code, "or", one.left, one.right, parts)
 
 
 def _groups(gold: Block, answer: Block, implied: _Implied) -> Iterator[str]:

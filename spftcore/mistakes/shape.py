@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice, permutations, product
 
 from sqlglot import exp
 
@@ -14,6 +15,7 @@ from spftcore.synthesis.resolve import Resolved, Scope
 from spftcore.synthesis.sql_text import conjuncts, styled
 
 NESTED = "(select)"  # stands in an expression for a query inside it, which is compared by itself
+_MOST_NUMBERINGS = 24  # of tables read several times
 _NUMERIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)\Z")
 _MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {
     exp.GT: exp.LT,
@@ -140,6 +142,7 @@ class Reader:
         self._scopes = {id(scope.select): scope for scope in self.resolved.scopes}
         self._sources: dict[int, str] = {}
         self._columns = Columns()
+        self._numbering: Mapping[str, str] = {}
         for scope in self.resolved.scopes:
             self._name(scope)
 
@@ -147,8 +150,9 @@ class Reader:
     def tree(self) -> exp.Query:
         return self.resolved.tree
 
-    def links(self) -> list[tuple[str, str]]:
+    def links(self, numbering: Mapping[str, str]) -> list[tuple[str, str]]:
         """Pairs of columns that the inner joins of the query equate."""
+        self._numbering = numbering
         found = []
         for scope in self.resolved.scopes:
             for condition in _on_conditions(scope.select):
@@ -156,9 +160,26 @@ class Reader:
                     found.append(pair)
         return found
 
-    def shape(self, columns: Columns) -> Shape:
+    def numberings(self) -> Iterator[dict[str, str]]:
+        """Ways to number the tables that are read twice, as new names of old ones.
+
+        Which of `friend as a join friend as b` comes first says nothing.
+        """
+        copies: dict[str, set[str]] = {}
+        for name in self._sources.values():
+            if "#" in name:
+                copies.setdefault(name.rpartition("#")[0], set()).add(name)
+        ways = [
+            [dict(zip(sorted(names), order, strict=True)) for order in permutations(sorted(names))]
+            for names in copies.values()
+        ]
+        for chosen in islice(product(*ways), _MOST_NUMBERINGS):
+            yield {old: new for way in chosen for old, new in way.items()}
+
+    def shape(self, columns: Columns, numbering: Mapping[str, str]) -> Shape:
         """The query's shape, with equal columns under one name."""
         self._columns = columns
+        self._numbering = numbering
         return self._shape(self.tree)
 
     def _name(self, scope: Scope) -> None:
@@ -229,6 +250,9 @@ class Reader:
             block.outputs += self._outputs(projection, scope, outer)
         block.distinct = select.args.get("distinct") is not None
         block.where = self._conditions(select.args.get("where"))
+        if not outer:  # where an inner join's condition stands makes no difference
+            block.where += block.odd_joins
+            block.odd_joins = []
         group = select.args.get("group")
         outputs = block.outputs
         block.groups = [
@@ -258,7 +282,7 @@ class Reader:
                     continue
                 owner = self._sources.get(id(source), "~")
                 for name in source.column_names():
-                    column = self._columns(f"{owner}.{name.lower()}")
+                    column = self._columns(self._numbered(f"{owner}.{name.lower()}"))
                     yield Term(column, (column,))
             return
         yield self.term(inner, outer)
@@ -295,7 +319,11 @@ class Reader:
         return None
 
     def _column(self, node: exp.Column) -> str:
-        return self._names.get(id(node), node.name.lower())
+        return self._numbered(self._names.get(id(node), node.name.lower()))
+
+    def _numbered(self, name: str) -> str:
+        owner, dot, column = name.rpartition(".")
+        return f"{self._numbering.get(owner, owner)}{dot}{column}"
 
     def _conditions(self, clause: exp.Expr | None) -> list[Condition]:
         if clause is None:
@@ -358,14 +386,14 @@ class Reader:
             columns[0], columns[1], list(new.expression.this.find_all(exp.Column)), strict=True
         ):
             for copy in copies:
-                self._names[id(copy)] = self._column(source)
+                self._names[id(copy)] = self._names.get(id(source), source.name.lower())
         pairs = (
             (old.args["low"], new.this.expression),
             (old.args["high"], new.expression.expression),
         )
         for a, b in pairs:
             for source, copy in zip(a.find_all(exp.Column), b.find_all(exp.Column), strict=True):
-                self._names[id(copy)] = self._column(source)
+                self._names[id(copy)] = self._names.get(id(source), source.name.lower())
 
     def _flat(
         self, node: exp.Expr, connector: type[exp.Expr], negated: bool
@@ -379,9 +407,7 @@ class Reader:
 
     def _comparison(self, kind: type[exp.Expr], this: exp.Expr, other: exp.Expr) -> Condition:
         left, right = self.term(this), self.term(other)
-        swap = not left.columns and bool(right.columns)
-        if kind in (exp.EQ, exp.NEQ) and left.columns and right.columns:
-            swap = right.code < left.code
+        swap = (-_weight(right), right.code) < (-_weight(left), left.code)
         if swap:
             left, right = right, left
             kind = _MIRRORED.get(kind, kind)
@@ -436,12 +462,17 @@ class Reader:
     def _counts_rows(self, argument: exp.Expr, outer: bool) -> bool:
         """Whether all rows are counted: of `*`, of a constant, or of a column without NULL."""
         if isinstance(argument, exp.Column) and not isinstance(argument.this, exp.Star):
-            return not outer and self._facts.get(self._column(argument), False)
+            return not outer and self._facts.get(self._names.get(id(argument), ""), False)
         return isinstance(argument, exp.Star | exp.Literal)
 
 
 def _by_code(term: Term) -> str:
     return term.code
+
+
+def _weight(term: Term) -> int:
+    """What stands on the left of a comparison: a column or aggregate before a query or value."""
+    return 2 if term.columns or "count(*)" in term.code else 1 if NESTED in term.code else 0
 
 
 def _made(operator: str, left: Term, right: Term) -> Condition:
