@@ -453,7 +453,7 @@ def measure(
             )
         )
         made.append((name, kind))
-    databases = {db.id: db for _, _, db, _, _ in cases}
+    databases = {db.id: db.path for _, _, db, _, _ in cases}
     start = time.perf_counter()
     explained = find_mistakes(scored, databases, executor)
     seconds = time.perf_counter() - start

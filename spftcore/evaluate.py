@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,10 +14,13 @@ from rich.markup import escape
 from spftcore.benchmarks import Benchmark, read_benchmark
 from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
-from spftcore.metrics.evaluation import Judging, evaluate, write_evaluation
+from spftcore.evaluation_page import write_page
+from spftcore.metrics.evaluation import Evaluation, Judging, evaluate, write_evaluation
 from spftcore.metrics.predictions import Answers, read_answers
-from spftcore.metrics.scoring import METRICS, Metric, default_metrics
+from spftcore.metrics.scoring import EXECUTION, METRICS, Metric, default_metrics
 from spftcore.metrics.tables import print_summary
+from spftcore.mistakes import find_mistakes
+from spftcore.verify import Executor
 
 
 def parser() -> OptionParser:
@@ -94,14 +98,44 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     metrics = chosen_metrics(arguments.metrics, benchmark, arguments.families)
     judging = Judging(metrics, arguments.families, arguments.threads)
     evaluation = evaluate(benchmark, answers.answers, judging)
+    evaluation = explained(evaluation, benchmark, judging)
     output = arguments.output or (
         Path("evaluations") / benchmark.path.stem / arguments.predictions.stem
     )
     system = {"predictions": str(arguments.predictions), "stripped": answers.stripped}
     write_evaluation(output, evaluation, benchmark, judging, system)
+    write_report(output, evaluation, benchmark, judging, str(arguments.predictions))
     print_summary(console, evaluation.summary)
     _print_stripped(console, answers)
     console.print(f"Scores: {output}", highlight=False, markup=False)
+
+
+def explained(evaluation: Evaluation, benchmark: Benchmark, judging: Judging) -> Evaluation:
+    """The evaluation with the classes of mistake of its wrong answers."""
+    metric = next((name for name in EXECUTION if name in judging.metrics), None)
+    if metric is None:
+        return evaluation
+    with Executor(threads=judging.threads, limits=judging.limits) as executor:
+        scored = find_mistakes(evaluation.scored, benchmark.databases, executor, metric)
+    return replace(evaluation, scored=tuple(scored))
+
+
+def write_report(
+    folder: Path, evaluation: Evaluation, benchmark: Benchmark, judging: Judging, system: str
+) -> None:
+    """Writes the browsable page, where the metrics tell right from wrong."""
+    metric = next((name for name in EXECUTION if name in judging.metrics), None)
+    if metric is not None:
+        with Executor(threads=judging.threads, limits=judging.limits) as executor:
+            write_page(
+                folder,
+                evaluation.scored,
+                benchmark.databases,
+                executor,
+                title=system,
+                subtitle=f"{benchmark.path.name} ({benchmark.kind})",
+                metric=metric,
+            )
 
 
 def _print_stripped(console: Console, answers: Answers) -> None:

@@ -187,7 +187,7 @@ def _slices(ours: Sequence[Scored], a: Sequence[float], b: Sequence[float]) -> t
         for key in slice_keys(one):
             members[key].append(i)
     slices = []
-    for (kind, value), chosen in sorted(members.items(), key=lambda item: _place(item[0])):
+    for (kind, value), chosen in sorted(members.items(), key=lambda item: slice_order(item[0])):
         x, y = [a[i] for i in chosen], [b[i] for i in chosen]
         slices.append(
             Slice(
@@ -225,7 +225,8 @@ def slice_keys(one: Scored) -> list[tuple[str, str]]:
     return keys
 
 
-def _place(key: tuple[str, str]) -> tuple[int, int, str]:
+def slice_order(key: tuple[str, str]) -> tuple[int, int, str]:
+    """Sort key of a slice's (kind, value): kinds in the order of `KINDS`, values as they rise."""
     kind, value = key
     number = KINDS.index(kind)
     order = _ORDERS[number] if number < len(_ORDERS) else ()

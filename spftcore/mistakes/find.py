@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from sqlglot import exp
 
+from spftcore.catalogue.descriptions import describe
+from spftcore.catalogue.reading import read_database
+from spftcore.catalogue.sensitive import Sensitivity
 from spftcore.databases import Database
 from spftcore.errors import SpftError
 from spftcore.metrics.records import Scored
@@ -32,7 +37,7 @@ _MOST_ROWS = 2_000  # of a result whose rows are compared
 
 def find_mistakes(
     scored: Sequence[Scored],
-    databases: Mapping[str, Database],
+    databases: Mapping[str, Path],
     executor: Executor,
     metric: Compare = "bag",
 ) -> list[Scored]:
@@ -44,25 +49,26 @@ def find_mistakes(
 
     Args:
         scored: an evaluation's records; excluded ones and right answers are left as they are.
-        databases: schemas by id; an answer about another database stays without classes.
+        databases: files by id; an answer about another database, or about one that cannot be
+            read, stays without classes.
         executor: runs what is tried out.
         metric: `spider`, `bag` or `bird`: what is right and wrong.
     """
     chosen = [
         i
         for i, one in enumerate(scored)
-        if not one.excluded
-        and one.database in databases
-        and (one.scores.get(metric) == 0 or one.near_miss)
+        if not one.excluded and (one.scores.get(metric) == 0 or one.near_miss)
     ]
+    schemas = _schemas({scored[i].database for i in chosen}, databases)
+    chosen = [i for i in chosen if scored[i].database in schemas]
     whys = [failure(scored[i].sql, scored[i].status, scored[i].message) for i in chosen]
     readings = [
-        None if why else read(scored[i].gold, scored[i].sql, databases[scored[i].database])
+        None if why else read(scored[i].gold, scored[i].sql, schemas[scored[i].database])
         for i, why in zip(chosen, whys, strict=True)
     ]
     tried = _try_out(
         [(scored[i], reading) for i, reading in zip(chosen, readings, strict=True)],
-        databases,
+        schemas,
         executor,
         metric,
     )
@@ -71,15 +77,27 @@ def find_mistakes(
         one = scored[i]
         proved: tuple[str, ...] = ()
         if not why and not one.near_miss:
-            proved = _proved(one, reading, databases[one.database], executor, metric)
+            proved = _proved(one, reading, schemas[one.database], executor)
         telling, harmless = tried.get(place, (frozenset(), frozenset()))
         found[i] = replace(one, mistakes=ordered_classes(reading, why, proved, telling, harmless))
     return found
 
 
+def _schemas(ids: set[str], databases: Mapping[str, Path]) -> dict[str, Database]:
+    """The schemas of the databases that are there and can be read."""
+    found = {}
+    for name in sorted(ids & databases.keys()):
+        with suppress(SpftError):
+            nothing = describe(None, {})
+            found[name] = read_database(
+                name, Path(databases[name]), nothing, Sensitivity(), propose=False
+            )
+    return found
+
+
 def _try_out(
     cases: Sequence[tuple[Scored, Reading | None]],
-    databases: Mapping[str, Database],
+    schemas: Mapping[str, Database],
     executor: Executor,
     metric: Compare,
 ) -> dict[int, tuple[frozenset[str], frozenset[str]]]:
@@ -103,7 +121,7 @@ def _try_out(
         except UNREADABLE:
             continue
         asked.append((place, clauses))
-        items.append((databases[one.database].path, one.gold, candidates))
+        items.append((schemas[one.database].path, one.gold, candidates))
     found = {}
     for (place, clauses), judged in zip(asked, executor.verify(items, metric), strict=True):
         worse, repaired = judged[::2], judged[1::2]
@@ -134,7 +152,7 @@ def _exchanged(query: exp.Select, other: exp.Select, clause: str) -> exp.Select:
 
 
 def _proved(
-    one: Scored, reading: Reading | None, database: Database, executor: Executor, metric: Compare
+    one: Scored, reading: Reading | None, database: Database, executor: Executor
 ) -> tuple[str, ...]:
     try:
         gold = executor.rows(database.path, one.gold)[1]
