@@ -74,7 +74,7 @@ def _blocks(gold: Block, answer: Block, inside: str) -> Iterator[Difference]:
     implied = _Implied(tables_missing, tables_extra)
     yield from ((kind, at("select")) for kind in _outputs(gold, answer, implied))
     if gold.distinct != answer.distinct:
-        yield "distinct", at("select")
+        yield "distinct", at("distinct")
     where = list(_conditions(gold.where, answer.where, implied, nesting))
     having = list(_conditions(gold.having, answer.having, implied, nesting))
     yield from ((kind, at("where")) for kind in where)

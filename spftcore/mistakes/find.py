@@ -25,7 +25,8 @@ from spftcore.verify import Compare, Executor, Verdict
 # `differences` gives them.
 _CLAUSES = {
     "from": ("from_", "joins"),
-    "select": ("expressions", "distinct"),
+    "select": ("expressions",),
+    "distinct": ("distinct",),
     "where": ("where",),
     "group": ("group",),
     "having": ("having",),
