@@ -11,7 +11,8 @@ from spftcore.databases import Database
 from spftcore.mistakes.classes import rank
 from spftcore.mistakes.differences import Difference, differences
 from spftcore.mistakes.failures import failure
-from spftcore.mistakes.shape import Columns, Reader
+from spftcore.mistakes.parts import Columns
+from spftcore.mistakes.shape import Reader
 
 OTHER = "other"
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from spftcore.mistakes.shape import NESTED, Block, Columns, Compound, Condition, Shape, Term
+from spftcore.mistakes.parts import NESTED, Block, Columns, Compound, Condition, Shape, Term
 
 # (class of mistake, clause it was found in); the clause is what a repair would exchange.
 Difference = tuple[str, str]
