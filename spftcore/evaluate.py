@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from spftcore.benchmarks import Benchmark, read_benchmark
 from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
+from spftcore.metrics.efficiency import REPEATS
 from spftcore.metrics.evaluation import Judging, evaluate, write_evaluation
 from spftcore.metrics.predictions import Answers, read_answers
-from spftcore.metrics.scoring import METRICS, Metric, default_metrics
+from spftcore.metrics.scoring import METRICS, Metric, Report, default_metrics
+from spftcore.metrics.summary import DEFAULT_GROUPS, GROUPS
 from spftcore.metrics.tables import print_summary
+from spftcore.verify import Limits
+from spftcore.verify.outcomes import DEFAULT_LIMITS
 
 
 def parser() -> OptionParser:
@@ -61,6 +68,37 @@ def parser() -> OptionParser:
         "evaluations/<questions>/<predictions>",
     )
     options.add_argument(
+        "--by",
+        metavar="A,B",
+        default=",".join(DEFAULT_GROUPS),
+        help=f"tables by {', '.join(GROUPS)} (default: %(default)s; summary.json has all)",
+    )
+    options.add_argument(
+        "--no-stability", action="store_true", help="do not probe golds for ties and the like"
+    )
+    options.add_argument(
+        "--repeats",
+        type=int,
+        default=REPEATS,
+        metavar="N",
+        help="timed runs of each right answer, for ves and r_ves (default: %(default)s)",
+    )
+    options.add_argument(
+        "--steps",
+        type=int,
+        default=DEFAULT_LIMITS.steps,
+        metavar="N",
+        help=f"SQLite steps per query (default: {DEFAULT_LIMITS.steps:,})",
+    )
+    options.add_argument(
+        "--seconds",
+        type=float,
+        default=DEFAULT_LIMITS.seconds,
+        metavar="S",
+        help="seconds per query; what they stop is not judged "
+        f"(default: {DEFAULT_LIMITS.seconds:g})",
+    )
+    options.add_argument(
         "--threads", type=int, default=0, metavar="N", help="default: one per core"
     )
     return options
@@ -69,39 +107,72 @@ def parser() -> OptionParser:
 def chosen_metrics(
     given: str | None, benchmark: Benchmark, families: Path | None
 ) -> tuple[Metric, ...]:
-    """The metrics asked for, in the order of `METRICS`.
-
-    Raises:
-        UsageError: one is unknown.
-    """
+    """The metrics asked for, in the order of `METRICS`. Raises UsageError: one is unknown."""
     if given is None:
         return default_metrics(benchmark, families)
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    unknown = [name for name in names if name not in METRICS]
-    if unknown or not names:
-        raise UsageError(
-            f"Unknown metric {unknown[0] if unknown else given!r}; there are {', '.join(METRICS)}."
-        )
+    names = _listed(given, METRICS, "metric")
     return tuple(name for name in METRICS if name in names)
 
 
-def run(arguments: argparse.Namespace, console: Console) -> None:
+def _listed(given: str, known: Sequence[str], what: str) -> list[str]:
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"Unknown {what} '{name}'; there are {', '.join(known)}.")
+    if not names:
+        raise UsageError(f"No {what} is named; there are {', '.join(known)}.")
+    return names
+
+
+def run(arguments: argparse.Namespace, console: Console, errors: Console) -> None:
     """Reads, scores, prints and writes."""
-    benchmark = read_benchmark(arguments.questions, arguments.databases)
     if arguments.predictions is None:
         raise UsageError("Name the answers with --predictions FILE.")
+    if arguments.repeats < 1:
+        raise UsageError(f"--repeats must be at least 1, not {arguments.repeats}.")
+    if arguments.families is not None and not arguments.families.is_dir():
+        raise SpftError(
+            f"The folder of families {arguments.families} does not exist. Name with --families a "
+            "folder that holds <id>/*.sqlite files."
+        )
+    by = _listed(arguments.by, tuple(GROUPS), "group")
+    benchmark = read_benchmark(arguments.questions, arguments.databases)
+    judging = Judging(
+        metrics=chosen_metrics(arguments.metrics, benchmark, arguments.families),
+        families=arguments.families,
+        threads=arguments.threads,
+        limits=Limits(steps=arguments.steps, seconds=arguments.seconds),
+        stability=not arguments.no_stability,
+        repeats=arguments.repeats,
+    )
     answers = read_answers(arguments.predictions, benchmark)
-    metrics = chosen_metrics(arguments.metrics, benchmark, arguments.families)
-    judging = Judging(metrics, arguments.families, arguments.threads)
-    evaluation = evaluate(benchmark, answers.answers, judging)
     output = arguments.output or (
         Path("evaluations") / benchmark.path.stem / arguments.predictions.stem
     )
+    with _progress(errors) as report:
+        evaluation = evaluate(benchmark, answers.answers, judging, report)
     system = {"predictions": str(arguments.predictions), "stripped": answers.stripped}
     write_evaluation(output, evaluation, benchmark, judging, system)
-    print_summary(console, evaluation.summary)
+    print_summary(console, evaluation.summary, by)
     _print_stripped(console, answers)
-    console.print(f"Scores: {output}", highlight=False, markup=False)
+    console.print(f"Scores: {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(errors: Console) -> Iterator[Report]:
+    """A bar for what is being done, on a terminal only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=errors, transient=True, disable=not errors.is_terminal
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report
 
 
 def _print_stripped(console: Console, answers: Answers) -> None:
@@ -113,8 +184,13 @@ def _print_stripped(console: Console, answers: Answers) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0 (scored), 1 (bad input or stopped), 2 (usage)."""
     console, errors = Console(), Console(stderr=True)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
-        run(parser().parse(argv), console)
+        run(parser().parse(argv), console, errors)
         return 0
     except SpftError as error:
         errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

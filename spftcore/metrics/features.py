@@ -31,6 +31,7 @@ _WORDS = {
     "over": "window",
     "with": "cte",
 }
+_OF_A_SELECT = frozenset(("where", "group", "having", "order", "limit"))
 _AGGREGATES = frozenset(("count", "sum", "avg", "min", "max", "total", "group_concat"))
 
 
@@ -58,7 +59,8 @@ def features(sql: str) -> Features:
         before = text[number - 1].text if number else ""
         following = text[number + 1].text if number + 1 < len(text) else ""
         if word.kind == "name" and before != ".":
-            if token in _WORDS and not (token in ("in", "distinct") and before == "is"):
+            # In brackets: the ORDER BY of a window, the WHERE of a FILTER.
+            if token in _WORDS and not (token in _OF_A_SELECT and word.brackets):
                 found.add(_WORDS[token])
             if token in _AGGREGATES and following == "(":
                 found.add("aggregate")
