@@ -64,13 +64,12 @@ def features(sql: str) -> Features:
                 found.add(_WORDS[token])
             if token in _AGGREGATES and following == "(":
                 found.add("aggregate")
-            if token in ("select", "from", "where", "group", "order", "limit", "on"):
+            if token in ("select", "from", "where", "group", "order", "limit"):
                 clause[word.selects] = token
                 if token == "select" and word.selects:
                     found.add("nested")
             if token == "join":
                 joins += 1
-                clause[word.selects] = "from"
         elif token == "," and not word.brackets and clause.get(word.selects) == "from":
             joins += 1
             found.add("join")

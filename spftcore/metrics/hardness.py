@@ -98,7 +98,9 @@ class _Counts:
             elif token in ("over", "case", "with"):
                 unknown += 1
             elif token == "," and not word.brackets:
-                self.parts += clause == "from" and not in_on
+                if clause == "from":
+                    self.parts += 1
+                    in_on = False
                 if clause in columns:
                     columns[clause] += 1
             elif token in _AGGREGATES and following == "(":
