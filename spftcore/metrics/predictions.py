@@ -15,7 +15,7 @@ from spftcore.verify.records import Prediction, read_predictions
 
 SHOWN = 5  # ids named in a message
 
-_FENCE = re.compile(r"```[ \t]*(?:sqlite3?|sql)?(?![\w`])[ \t]*\n?(.*?)(?:```|\Z)", re.I | re.S)
+_FENCE = re.compile(r"```[ \t]*(?:(?:sqlite3?|sql)(?=\s|\Z))?(.*?)(?:```|\Z)", re.I | re.S)
 _PREFIX = re.compile(r"\s*(?:sql(?:ite)?(?:\s*query)?|query|answer)\s*:\s*", re.I)
 _FENCE_LINE = re.compile(r"\s*```[ \t]*\w*\s*\Z")
 
