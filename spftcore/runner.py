@@ -159,11 +159,16 @@ def _complete(stage: Stage, context: RunContext) -> None:
 
     name, directory = stage.name, context.directory
     with context.store.stage(name) as writer:
-        stage.run(context, writer)
-        writer.rejections("prompt", context.prompt_notes())
+        _work(stage, context, writer)
         write_curves(directory / "tensorboard" / name, writer.metrics())
     track(context.config, directory, name, writer.metrics())
     shutil.rmtree(training_folder(directory, name), ignore_errors=True)
+
+
+def _work(stage: Stage, context: RunContext, writer: StageWriter) -> None:
+    stage.run(context, writer)
+    writer.rejections("prompt", context.prompt_notes())
+    writer.result |= context.answer_counts()
 
 
 def _leave() -> None:
@@ -324,7 +329,7 @@ def _run_together(
         if display:
             _complete(stage, context)
         else:
-            stage.run(context, StageWriter(stage.name))
+            _work(stage, context, StageWriter(stage.name))
     except SpftError as error:
         if isinstance(error, FailedElsewhere):
             raise
