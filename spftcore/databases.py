@@ -103,18 +103,36 @@ class Catalogue(Mapping[str, Database]):
         failed: dict[str, str] = {}
         for key, path in files:
             try:
-                if not _is_text(key):
-                    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-                    key = os.fsencode(key).decode("utf-8", "backslashreplace")
-                    raise SpftError(f"The name of database {shown} is not UTF-8. Rename the file.")
                 databases[key] = _open_one(key, path, records.get(key), rules, propose_keys, kept)
             except SpftError as error:
-                failed[key] = str(error)
+                failed[os.fsencode(key).decode("utf-8", "backslashreplace")] = str(error)
         if not databases:
             first = next(iter(failed.values()))
             others = f" ({len(failed) - 1} more in {folder} cannot be read.)" if failed else ""
             raise SpftError(first + (others if len(failed) > 1 else ""))
         return cls(databases, failed)
+
+    @classmethod
+    def of_file(
+        cls, file: str | Path, settings: DataConfig, cache: str | Path | None = None
+    ) -> Catalogue:
+        """The one database of a file, whatever the name ends with; its id is the name without that.
+
+        Raises:
+            SpftError: the file is missing or cannot be read, or a `tables.json` is malformed.
+        """
+        path = Path(file)
+        home = path.parent.parent if path.parent.name == path.stem else path.parent
+        records = read_tables_json(home, settings.tables_json)
+        database = _open_one(
+            path.stem,
+            path,
+            records.get(path.stem),
+            Sensitivity(settings.sensitive, settings.sensitive_columns),
+            settings.propose_keys,
+            CatalogueCache(Path(cache)) if cache else None,
+        )
+        return cls({database.id: database})
 
     @classmethod
     def from_settings(
@@ -143,6 +161,9 @@ def _open_one(
     propose: bool,
     cache: CatalogueCache | None,
 ) -> Database:
+    if not _is_text(database_id):
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise SpftError(f"The name of database {shown} is not UTF-8. Rename the file.")
     refuse_unusable(path)
     try:
         state = file_state(path)

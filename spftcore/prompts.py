@@ -11,7 +11,7 @@ from spftcore.config import PromptConfig
 from spftcore.databases import Database
 from spftcore.linking import ValueIndex
 from spftcore.linking.golds import needed, padded
-from spftcore.linking.schema import Needed, choose, score_schema
+from spftcore.linking.schema import Needed, SchemaView, choose, score_schema
 from spftcore.linking.trimming import Trimming
 from spftcore.linking.values import ValueMatch
 from spftcore.schema_text import SchemaStyle, condition, on_one_line, one_line, schema_text
@@ -118,6 +118,17 @@ class PromptRenderer:
             return "\n".join(lines) + "\n"
 
         return _fitting(prompt, trimming.levels, fits)
+
+    def linking(
+        self, question: str, database_id: str, evidence: str = ""
+    ) -> tuple[SchemaView | None, list[ValueMatch]]:
+        """What the prompt of a question shows before it is trimmed: the tables and columns, with
+        their scores, and the values. A `linked` prompt shows no schema."""
+        if self._style == "linked":
+            return None, self._index(database_id).mentions(question)
+        trimming = self._trimming(question, database_id, evidence, "", "")
+        view, _, values = trimming.at(0)
+        return view, values
 
     def repair(self, prompt: str, sql: str, message: str) -> str:
         """The prompt of a second try: the first one, what was answered, and what is wrong with it.
