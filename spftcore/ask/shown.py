@@ -35,8 +35,8 @@ def print_reply(console: Console, reply: Reply, rows: int) -> None:
     if reply.rows:
         hidden = _print_table(console, reply, rows)
         if hidden:
-            line = f"{_counted(len(hidden), 'more column')}: {', '.join(hidden)}"
-            console.print(Text(line, "dim"), soft_wrap=True)
+            listed = f"{_counted(len(hidden), 'more column')}: {', '.join(hidden)}"
+            console.print(Text(listed, "dim"), soft_wrap=True)
     console.print(Text(_summary(reply, rows), "dim"))
 
 
@@ -83,14 +83,17 @@ def _print_table(console: Console, reply: Reply, rows: int) -> list[str]:
     fitting = 1
     while fitting < len(names) and sum(least[: fitting + 1]) + GAP * fitting <= console.width:
         fitting += 1
+    room = console.width - sum(least[:fitting]) - GAP * (fitting - 1)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name, number, width in zip(names[:fitting], numbers, least, strict=False):
+    for name, column, number, width in zip(names[:fitting], cells, numbers, least, strict=False):
+        more = min(max(room, 0), max(map(cell_len, (name, *column))) - width)
+        room -= more
         table.add_column(
             Text(name),
             justify="right" if number else "left",
             no_wrap=True,
             overflow="ellipsis",
-            min_width=min(width, console.width),
+            width=width + more,
         )
     for row, values in zip(zip(*cells, strict=True), head, strict=True):
         table.add_row(
