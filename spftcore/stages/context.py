@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,8 @@ from spftcore.encoding import Encoder
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.prompts import PromptRenderer, parse_sql
-from spftcore.rollout import hf
+from spftcore.rollout.hf import HfEngine, active_adapter
+from spftcore.rollout.requests import Completion, Sampling
 from spftcore.store import Answer, StageWriter, Store
 from spftcore.training.checkpoints import Checkpoints, training_folder
 from spftcore.training.groups import Group, TokenSequence
@@ -271,27 +272,32 @@ class RunContext:
 
     def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
         """Greedy completions as text. A prompt over the limit gets an empty completion."""
-        limits = self.config.prompt
         texts = [""] * len(prompts)
+        for place, completion in self.stream(model, prompts):
+            texts[place] = completion.text
+        return texts
+
+    def stream(
+        self, model: LanguageModel, prompts: Sequence[str]
+    ) -> Iterator[tuple[int, Completion]]:
+        """Greedy completions with the places of their prompts, in the order in which they are
+        finished. A prompt over the limit gets none."""
+        limits = self.config.prompt
+        engine = HfEngine(model, batch_size=self.config.generation.batch_size)
+        sampling = Sampling(max_new_tokens=limits.max_completion_tokens)
+        done = 0
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
             block = range(start, min(start + BLOCK, len(prompts)))
             encoded = {i: self.encode_prompt(model, prompts[i]) for i in block}
-
-            def report(done: int, start: int = start) -> None:
-                self.progress(start + done, len(prompts), "generating")
-
             kept = [i for i, ids in encoded.items() if len(ids) <= limits.max_prompt_tokens]
             self._unasked += len(block) - len(kept)
-            completions = hf.generate(
-                model,
-                [encoded[i] for i in kept],
-                max_new_tokens=limits.max_completion_tokens,
-                batch_size=self.config.generation.batch_size,
-                report=report,
-            )
-            for i, ids in zip(kept, completions, strict=True):
-                texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True)
-        return texts
+            done += len(block) - len(kept)
+            for completion in engine.generate(
+                [encoded[i] for i in kept], sampling, adapter=active_adapter(model)
+            ):
+                done += 1
+                self.progress(done, len(prompts), "generating")
+                yield kept[completion.prompt], completion
 
     def answer(
         self,
