@@ -75,7 +75,7 @@ def open_session(arguments: argparse.Namespace, errors: Console) -> Iterator[Ses
     with errors.status("reading the database"):
         # What the run knows of its own databases' keys says nothing about this one.
         data = source.config.data.model_copy(update={"tables_json": None})
-        catalogue = Catalogue.of_file(path, data, default_cache() / "catalogue")
+        catalogue = Catalogue.of_files({path.stem: path}, data, default_cache() / "catalogue")
     (database,) = catalogue.values()
     bounds = source.config.limits
     limits = Limits(steps=bounds.steps, seconds=bounds.seconds)
