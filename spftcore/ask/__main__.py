@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import transformers
 from rich.console import Console
 from rich.text import Text
 
@@ -24,7 +23,7 @@ from spftcore.ask.values import printable
 from spftcore.config import OptionParser
 from spftcore.databases import Catalogue
 from spftcore.errors import SpftError, UsageError
-from spftcore.inference.opening import open_answerer
+from spftcore.inference.opening import OpenModel
 from spftcore.inference.options import add_model_options, model_given
 from spftcore.linking.index_file import default_cache
 from spftcore.verify import Executor, Limits
@@ -79,12 +78,12 @@ def open_session(arguments: argparse.Namespace, errors: Console) -> Iterator[Ses
     (database,) = catalogue.values()
     bounds = source.config.limits
     limits = Limits(steps=bounds.steps, seconds=bounds.seconds)
+    with errors.status("loading the model"):
+        model = OpenModel(source)
     with (
         Executor(threads=1, limits=limits) as executor,
-        errors.status("loading the model") as waiting,
-        open_answerer(source, catalogue, strategy) as answerer,
+        model.answerer(catalogue, strategy, threads=1) as answerer,
     ):
-        waiting.stop()
         session = Session(database, answerer, executor)
         session.evidence = arguments.evidence
         yield session
@@ -160,7 +159,6 @@ def print_error(errors: Console, error: SpftError) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
     console, errors = Console(), Console(stderr=True)
-    transformers.logging.disable_progress_bar()
     try:
         arguments = parser().parse(argv)
         if arguments.rows is None:

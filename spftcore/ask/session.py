@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spftcore.databases import Database
-from spftcore.inference import Answered, Answerer, Question
+from spftcore.inference.answering import Answered, Answerer, Question
 from spftcore.verify import Executor, Status
 
 NO_ANSWER = "no_answer"  # the status of a question that the model wrote no SQL for

@@ -10,7 +10,7 @@ from rich.text import Text
 from spftcore.ask.session import Session
 from spftcore.ask.values import printable, shown
 from spftcore.errors import SpftError
-from spftcore.inference import Answered
+from spftcore.inference.answering import Answered
 from spftcore.verify import Outcome
 
 
@@ -54,7 +54,9 @@ def _heading(console: Console, text: str) -> None:
 
 def _print_linking(console: Console, session: Session, answered: Answered) -> None:
     asked = answered.question
-    view, values = session.answerer.renderer.linking(asked.question, asked.database, asked.evidence)
+    view, values = session.answerer.prompting.renderer.linking(
+        asked.question, asked.database, asked.evidence
+    )
     if view is not None:
         _heading(console, "Tables and columns, by log-odds of being needed")
         for table in sorted(view.tables, key=lambda t: -t.score):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -112,13 +113,78 @@ class PromptEncoder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """A question as the model will see it.
+
+    Attributes:
+        text, ids: the prompt and its tokens; empty when it could not be made.
+        cause: why the question cannot be asked; empty when it can.
+    """
+
+    text: str = ""
+    ids: Sequence[int] = ()
+    cause: str = ""
+
+
+class Prompting:
+    """Prompts of questions.
+
+    Args:
+        renderer: of prompts.
+        encoder: makes tokens of them.
+        databases: by id; those that the renderer knows.
+        limits: longest prompts and completions.
+    """
+
+    def __init__(
+        self,
+        renderer: PromptRenderer,
+        encoder: PromptEncoder,
+        databases: Mapping[str, Database],
+        limits: PromptConfig,
+    ) -> None:
+        self.renderer = renderer
+        self.databases = databases
+        self.limits = limits
+        self._encoder = encoder
+
+    def prompt(self, question: Question) -> Prompted:
+        """The prompt of a question, trimmed to `prompt.max_prompt_tokens`."""
+        if not question.question.strip():
+            return Prompted(cause="The question is empty.")
+        if question.database not in self.databases:
+            return Prompted(cause=f"There is no database '{question.database}' to ask.")
+        text = self.renderer.text_to_sql(
+            _text(question.question),
+            question.database,
+            _text(question.evidence),
+            fits=lambda text: len(self._encoder.prompt(text)) <= self.limits.max_prompt_tokens,
+        )
+        ids = self._encoder.prompt(text)
+        if len(ids) > self.limits.max_prompt_tokens:
+            return Prompted(
+                text,
+                cause="The prompt is longer than prompt.max_prompt_tokens even when all that can "
+                "be left out of it is.",
+            )
+        return Prompted(text, ids)
+
+    def repair(self, prompt: str, sql: str, message: str) -> Prompted:
+        """The prompt of a second try; it may be longer than the first by a completion."""
+        text = self.renderer.repair(prompt, sql, message)
+        ids = self._encoder.prompt(text)
+        if len(ids) > self.limits.max_prompt_tokens + self.limits.max_completion_tokens:
+            return Prompted(text, cause="The prompt of the second try is too long.")
+        return Prompted(text, ids)
+
+
 @dataclass(slots=True)
 class _Asked:
     """A question at work. `drawn` holds a place for each completion."""
 
     question: Question
-    prompt: str
-    ids: Sequence[int]
+    prompt: Prompted
     drawn: list[Drawn | None]
     causes: dict[str, None] = field(default_factory=dict)
     cut: int = 0
@@ -129,11 +195,8 @@ class Answerer:
 
     Args:
         engine: the model, ready to generate.
-        encoder: of its prompts.
-        renderer: of its prompts.
-        databases: by id; those that the renderer knows.
+        prompting: makes its prompts.
         executor: runs what the model writes.
-        limits: longest prompts and completions.
         strategy: how an answer is found.
         adapter: name of an adapter that is loaded in the engine.
     """
@@ -141,38 +204,17 @@ class Answerer:
     def __init__(
         self,
         engine: Engine,
-        encoder: PromptEncoder,
-        renderer: PromptRenderer,
-        databases: Mapping[str, Database],
+        prompting: Prompting,
         executor: Executor,
-        limits: PromptConfig,
         strategy: Strategy,
         *,
         adapter: str | None = None,
     ) -> None:
         self.strategy = strategy
-        self.renderer = renderer
+        self.prompting = prompting
         self._engine = engine
-        self._encoder = encoder
-        self._databases = databases
         self._executor = executor
-        self._limits = limits
         self._adapter = adapter
-
-    def prompt(self, question: Question) -> str:
-        """The prompt of a question, as `answers` uses it.
-
-        Raises:
-            SpftError: its database is not known.
-        """
-        if question.database not in self._databases:
-            raise SpftError(f"There is no database '{question.database}' here.")
-        return self.renderer.text_to_sql(
-            _text(question.question),
-            question.database,
-            _text(question.evidence),
-            fits=lambda text: len(self._encoder.prompt(text)) <= self._limits.max_prompt_tokens,
-        )
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Answered]:
         """Answers in the order in which they are ready; what is answered does not depend on it.
@@ -188,11 +230,12 @@ class Answerer:
     def _block(self, block: Sequence[Question], start: float) -> Iterator[Answered]:
         asked: list[_Asked] = []
         for question in block:
-            one = self._asked(question)
-            if isinstance(one, Answered):
-                yield one
+            prompt = self.prompting.prompt(question)
+            if prompt.cause:
+                yield Answered(question, cause=prompt.cause, prompt=prompt.text)
             else:
-                asked.append(one)
+                drawn: list[Drawn | None] = [None] * (1 + self.strategy.samples)
+                asked.append(_Asked(question, prompt, drawn))
         again: list[tuple[_Asked, Answered]] = []
         with _running(self._executor) as run:
             for one, outcomes in run(self._drawn(asked)):
@@ -207,29 +250,18 @@ class Answerer:
         again.sort(key=lambda pair: places[id(pair[0])])
         yield from self._repair(again, start)
 
-    def _asked(self, question: Question) -> _Asked | Answered:
-        try:
-            prompt = self.prompt(question)
-        except SpftError as error:
-            return Answered(question, cause=str(error))
-        ids = self._encoder.prompt(prompt)
-        if len(ids) > self._limits.max_prompt_tokens:
-            return Answered(
-                question,
-                cause=f"The prompt has {len(ids):,} tokens even when all that can be left out of "
-                f"it is, and prompt.max_prompt_tokens is {self._limits.max_prompt_tokens:,}.",
-                prompt=prompt,
-            )
-        return _Asked(question, prompt, ids, [None] * (1 + self.strategy.samples))
-
     def _drawn(self, asked: Sequence[_Asked]) -> Iterator[tuple[_Asked, str, list[str]]]:
         """(question, its database file, distinct SQL) whenever all completions of one are there."""
         strategy = self.strategy
-        prompts = [one.ids for one in asked]
+        prompts = [one.prompt.ids for one in asked]
         missing = [len(one.drawn) for one in asked]
         greedy = ((c, 0) for c in self._generate(prompts, Sampling()))
+        # A question is drawn for alike in whatever company, so that a run may go on at any place.
         sampling = Sampling(
-            samples=strategy.samples, temperature=strategy.temperature, seed=strategy.seed
+            samples=strategy.samples,
+            temperature=strategy.temperature,
+            seed=strategy.seed,
+            keys=tuple(_key(one.prompt.text) for one in asked),
         )
         sampled = (
             ((c, 1 + c.sample) for c in self._generate(prompts, sampling))
@@ -245,17 +277,15 @@ class Answerer:
             missing[completion.prompt] -= 1
             if not missing[completion.prompt]:
                 texts = [sql for sql, *_ in distinct(_filled(one.drawn))]
-                yield one, str(self._databases[one.question.database].path), texts
+                yield one, self._file(one.question), texts
+
+    def _file(self, question: Question) -> str:
+        return str(self.prompting.databases[question.database].path)
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling
     ) -> Iterator[Completion]:
-        limited = Sampling(
-            samples=sampling.samples,
-            temperature=sampling.temperature,
-            max_new_tokens=self._limits.max_completion_tokens,
-            seed=sampling.seed,
-        )
+        limited = replace(sampling, max_new_tokens=self.prompting.limits.max_completion_tokens)
         return self._engine.generate(prompts, limited, adapter=self._adapter)
 
     def _chosen(self, one: _Asked, outcomes: Sequence[Outcome], seconds: float) -> Answered:
@@ -271,7 +301,7 @@ class Answerer:
             outcome=choice.candidate.outcome if choice else None,
             cause="" if choice else " ".join(one.causes) or "The model wrote no SQL.",
             reason=choice.reason if choice else "",
-            prompt=one.prompt,
+            prompt=one.prompt.text,
             candidates=candidates,
             samples=tuple(d.sql for d in drawn),
             choice=choice,
@@ -287,13 +317,11 @@ class Answerer:
         for one, answered in again:
             assert answered.choice is not None
             message = _complaint(answered.choice.candidate.outcome)
-            prompt = self.renderer.repair(one.prompt, answered.sql, message)
-            ids = self._encoder.prompt(prompt)
-            # The answer may be as long as a completion, beside the longest prompt.
-            if len(ids) > self._limits.max_prompt_tokens + self._limits.max_completion_tokens:
+            prompt = self.prompting.repair(one.prompt.text, answered.sql, message)
+            if prompt.cause:
                 yield answered
                 continue
-            second = _Asked(one.question, prompt, ids, [None])
+            second = _Asked(one.question, prompt, [None])
             firsts[id(second)] = answered, message
             tries.append(second)
         with _running(self._executor) as run:
@@ -305,11 +333,11 @@ class Answerer:
     def _drawn_again(self, tries: Sequence[_Asked]) -> Iterator[tuple[_Asked, str, list[str]]]:
         if not tries:
             return
-        for completion in self._generate([one.ids for one in tries], Sampling()):
+        for completion in self._generate([one.prompt.ids for one in tries], Sampling()):
             one = tries[completion.prompt]
             sql = parse_sql(completion.text)
             one.drawn[0] = Drawn(sql, sum(completion.logprobs))
-            yield one, str(self._databases[one.question.database].path), [sql] if sql else []
+            yield one, self._file(one.question), [sql] if sql else []
 
 
 _CAUSES = {
@@ -320,6 +348,11 @@ _CAUSES = {
 
 def _filled(drawn: Sequence[Drawn | None]) -> list[Drawn]:
     return [one for one in drawn if one is not None]
+
+
+def _key(prompt: str) -> int:
+    """A number that names a prompt, on any machine."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "little")
 
 
 def _text(given: str) -> str:

@@ -19,7 +19,7 @@ from spftcore.databases import Database
 from spftcore.encoding import Encoder
 from spftcore.errors import UsageError
 from spftcore.export import locate
-from spftcore.inference.answering import Answerer
+from spftcore.inference.answering import Answerer, Prompting
 from spftcore.inference.strategies import Strategy
 from spftcore.prompts import PromptRenderer
 from spftcore.rollout.hf import HfEngine, active_adapter
@@ -36,11 +36,13 @@ class ModelSource:
         given: what `--model` says.
         path: folder of the checkpoint, or a hub id.
         config: settings it is asked with.
+        candidate: what `--candidate` says.
     """
 
     given: str
     path: Path | str
     config: Config
+    candidate: str | None = None
 
     @classmethod
     def find(
@@ -70,16 +72,30 @@ class ModelSource:
             run = _run_of(path)
             if run is not None:
                 own = [(str(run), read_yaml(run / "config.yaml"))]
-        return cls(given, path, resolve([*own, ("the command line", dict(options or {}))]))
+        config = resolve([*own, ("the command line", dict(options or {}))])
+        return cls(given, path, config, candidate)
+
+    @property
+    def name(self) -> str:
+        """A name for a folder: that of the run, with the candidate, or of the checkpoint."""
+        parts = [Path(self.given).name or "model", *([self.candidate] if self.candidate else [])]
+        return "-".join(parts)
 
     @cached_property
     def tokenizer(self) -> Any:
         """Its tokenizer. Raises SpftError."""
         return models.load_tokenizer(self.path, self.config)
 
-    @property
-    def encoder(self) -> Encoder:
-        return Encoder(self.tokenizer, chat_template=self.config.model.chat_template)
+    def prompting(self, databases: Mapping[str, Database]) -> Prompting:
+        """Its prompts of questions to these databases. Raises SpftError."""
+        config = self.config
+        device = models.pick_device(config) if config.prompt.reranker else None
+        return Prompting(
+            PromptRenderer(config.prompt, databases, seed=config.run.seed, device=device),
+            Encoder(self.tokenizer, chat_template=config.model.chat_template),
+            databases,
+            config.prompt,
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -127,33 +143,32 @@ def _digest_of(path: Path | str, config: Config) -> str:
         return "\n".join(pool.map(of, (f for f in files if f.name != adapters.BASE_FILE)))
 
 
-@contextmanager
-def open_answerer(
-    source: ModelSource, databases: Mapping[str, Database], strategy: Strategy
-) -> Iterator[Answerer]:
-    """Loads a model, ready to be asked about databases.
+class OpenModel:
+    """A loaded model, to be asked about any databases.
 
     Raises:
         SpftError: the model cannot be loaded, or there is not the device asked for.
     """
-    config = source.config
-    limits = Limits(steps=config.limits.steps, seconds=config.limits.seconds)
-    device = models.pick_device(config)
-    loaded = models.load(source.path, config, device=device)
-    renderer = PromptRenderer(
-        config.prompt,
-        databases,
-        seed=config.run.seed,
-        device=device if config.prompt.reranker else None,
-    )
-    with Executor(limits=limits) as executor:
-        yield Answerer(
-            HfEngine(loaded, batch_size=config.generation.batch_size),
-            source.encoder,
-            renderer,
-            databases,
-            executor,
-            config.prompt,
-            strategy,
-            adapter=active_adapter(loaded),
-        )
+
+    def __init__(self, source: ModelSource) -> None:
+        config = source.config
+        self.source = source
+        self._device = models.pick_device(config)
+        loaded = models.load(source.path, config, device=self._device)
+        self._engine = HfEngine(loaded, batch_size=config.generation.batch_size)
+        self._adapter = active_adapter(loaded)
+
+    @contextmanager
+    def answerer(
+        self, databases: Mapping[str, Database], strategy: Strategy, *, threads: int = 0
+    ) -> Iterator[Answerer]:
+        """What asks it about these databases.
+
+        Args:
+            threads: of the executor that runs what it writes; 0: one per core.
+        """
+        bounds = self.source.config.limits
+        limits = Limits(steps=bounds.steps, seconds=bounds.seconds)
+        with Executor(threads=threads, limits=limits) as executor:
+            prompting = self.source.prompting(databases)
+            yield Answerer(self._engine, prompting, executor, strategy, adapter=self._adapter)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from spftcore.config import add_options, options_given
-from spftcore.inference.opening import ModelSource
 from spftcore.inference.strategies import REPAIRS, Strategy
+
+if TYPE_CHECKING:
+    from spftcore.inference.opening import ModelSource
 
 _SETTINGS = ("prompt.", "model.", "generation.", "limits.", "data.sensitive", "run.device")
 # They describe a tiny model that is built anew.
@@ -63,6 +66,13 @@ def model_given(arguments: argparse.Namespace) -> tuple[ModelSource, Strategy]:
         SpftError: as `ModelSource.find`.
         UsageError: an option is out of range.
     """
+    # Both load PyTorch, which takes seconds.
+    from transformers.utils.logging import disable_progress_bar
+
+    from spftcore.inference.opening import ModelSource
+
+    disable_progress_bar()
+
     strategy = Strategy(arguments.samples, arguments.temperature, arguments.repair, arguments.seed)
     source = ModelSource.find(arguments.model, arguments.candidate, options_given(arguments))
     return source, strategy
