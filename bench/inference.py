@@ -3,9 +3,9 @@
     python bench/inference.py --model runs/demo [--temperatures 0.3,0.6,0.8,1.0] [--output FILE]
 
 Each strategy answers the same questions with the model in memory; accuracy is by execution (`bag`),
-with Wilson's interval and McNemar's exact test against the greedy answers. Votes are drawn with
-several seeds: `right` lists each, and the test is of the first. Seconds are wall-clock per
-question, execution included. The test questions are not looked at.
+with Wilson's interval and McNemar's exact test against the greedy answers. Votes may be drawn with
+several seeds: `right` lists each, and interval and test are of the first. Seconds are wall-clock
+per question, execution included. The test questions are not looked at.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ from spftcore.metrics.statistics import accuracy, mcnemar
 from spftcore.pairs import Pair
 from spftcore.store import Store
 from spftcore.verify import Executor, Verdict
-
-SEEDS = (1, 2, 3)
 
 
 def strategies(temperature: float) -> dict[str, Strategy]:
@@ -75,12 +73,11 @@ def judge(catalogue: Catalogue, pairs: list[Pair], found: list[Answered]) -> lis
 
 
 def measure(
-    model: OpenModel, catalogue: Catalogue, pairs: list[Pair], strategy: Strategy
+    model: OpenModel, catalogue: Catalogue, pairs: list[Pair], strategy: Strategy, seeds: int
 ) -> tuple[dict[str, Any], list[bool]]:
     """Figures of a strategy, and which answers of its first seed are right."""
-    seeds = SEEDS if strategy.samples else SEEDS[:1]
     runs = []
-    for seed in seeds:
+    for seed in range(1, 1 + (seeds if strategy.samples else 1)):
         one = Strategy(strategy.samples, strategy.temperature, strategy.repair, seed)
         found, seconds = answers(model, catalogue, pairs, one)
         runs.append((judge(catalogue, pairs, found), found, seconds))
@@ -106,11 +103,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a finished run")
     parser.add_argument("--candidate")
     parser.add_argument("--temperature", type=float, default=Strategy().temperature)
-    parser.add_argument("--temperatures", default="", help="compared for votes of 8 besides")
+    parser.add_argument(
+        "--temperatures", default="", help="compare votes of 8 at these instead of strategies"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="of each vote")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     transformers.logging.disable_progress_bar()
     load = os.getloadavg()[0]
+    torch.set_num_threads(arguments.threads)
     source = ModelSource.find(str(arguments.model), arguments.candidate)
     with closing(Store(arguments.model / "run.sqlite")) as store:
         pairs = store.pairs(stage="prepare", split="dev")
@@ -121,12 +123,15 @@ def main() -> None:
     model = OpenModel(source)
     answers(model, catalogue, pairs[:8], Strategy())  # warm
     compared = strategies(arguments.temperature)
-    for text in filter(None, arguments.temperatures.split(",")):
-        compared[f"vote of 8 at {float(text)}"] = Strategy(8, float(text))
+    if arguments.temperatures:
+        compared = {"greedy": Strategy()} | {
+            f"vote of 8 at {float(text)}": Strategy(8, float(text))
+            for text in arguments.temperatures.split(",")
+        }
     results: dict[str, dict[str, Any]] = {}
     greedy: list[bool] = []
     for name, strategy in compared.items():
-        results[name], right = measure(model, catalogue, pairs, strategy)
+        results[name], right = measure(model, catalogue, pairs, strategy, arguments.seeds)
         greedy = greedy or right
         if name != "greedy":
             test = mcnemar(right, greedy)
@@ -147,7 +152,7 @@ def main() -> None:
             "transformers": transformers.__version__,
         },
         "model": source.path.name if isinstance(source.path, Path) else source.path,
-        "seeds": list(SEEDS),
+        "seeds": arguments.seeds,
         "results": results,
     }
     if arguments.output:
