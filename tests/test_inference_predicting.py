@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_with_the_same_result_and_asks_nothing_twice(
     predict(travel_run, benchmark_, whole)
     asked.clear()
 
-    def stop(done: int, total: int) -> None:
+    def stop(what: str, done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
@@ -113,7 +113,7 @@ def test_a_stopped_run_goes_on_with_the_same_result_and_asks_nothing_twice(
     asked.clear()
     seen: list[int] = []
     found = predict(
-        travel_run, benchmark_, parts, resume=True, report=lambda done, _: seen.append(done)
+        travel_run, benchmark_, parts, resume=True, report=lambda _, done, total: seen.append(done)
     )
     assert found.kept == 2
     assert len(asked) == len(TRAVEL_PAIRS) - 2

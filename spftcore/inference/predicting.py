@@ -60,7 +60,7 @@ class Predictor:
         folder: Path,
         *,
         resume: bool,
-        report: Callable[[int, int], None] = lambda done, total: None,
+        report: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> Predictions:
         """Answers all questions; `predictions.jsonl` in the folder holds each as soon as it is
         there, and all of them in order at the end.
@@ -70,7 +70,7 @@ class Predictor:
             folder: made if need be.
             resume: take over the answers in the folder that this model gave to this prompt with
                 this strategy.
-            report: called with the questions answered and all of them.
+            report: called with what is done, the questions answered, and all of them.
 
         Raises:
             UsageError: there are answers already, and `resume` is not set.
@@ -95,7 +95,7 @@ class Predictor:
             )
         records = self._still_valid(asked, known, catalogue)
         kept, start = len(records), time.perf_counter()
-        report(kept, len(asked))
+        report("asking", kept, len(asked))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _write(path, records.values())
@@ -106,7 +106,7 @@ class Predictor:
                     records[answered.question.id] = record
                     file.write(_line(record))
                     file.flush()
-                    report(len(records), len(asked))
+                    report("asking", len(records), len(asked))
             ordered = [records[question.id] for question in asked]
             _write(path, ordered)
         except OSError as error:
