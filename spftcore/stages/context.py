@@ -14,7 +14,7 @@ import torch
 from spftcore import models
 from spftcore.config import Config, TrainConfig
 from spftcore.databases import Catalogue
-from spftcore.errors import SpftError
+from spftcore.encoding import Encoder
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.processes import Processes
@@ -124,22 +124,7 @@ class RunContext:
         Raises:
             SpftError: the chat template fails.
         """
-        tokenizer = model.tokenizer
-        if self.config.model.chat_template and tokenizer.chat_template:
-            message = [{"role": "user", "content": prompt}]
-            try:
-                return tuple(
-                    tokenizer.apply_chat_template(
-                        message, add_generation_prompt=True, return_dict=False
-                    )
-                )
-            except Exception as error:  # the template is a program that came with the model
-                raise SpftError(
-                    f"The chat template of the model's tokenizer fails on a plain user message "
-                    f"({type(error).__name__}: {error}). Correct chat_template in the model's "
-                    "folder, or set model.chat_template=false."
-                ) from error
-        return tuple(tokenizer(prompt)["input_ids"])
+        return self._encoder(model).prompt(prompt)
 
     def encode(
         self, model: LanguageModel, prompt: str, completion: str, identifier: str
@@ -153,8 +138,10 @@ class RunContext:
 
     def encode_completion(self, model: LanguageModel, completion: str) -> tuple[int, ...]:
         """Token ids of a completion, ended by end-of-sequence."""
-        ids = model.tokenizer(completion, add_special_tokens=False)["input_ids"]
-        return (*ids, model.tokenizer.eos_token_id)
+        return self._encoder(model).completion(completion)
+
+    def _encoder(self, model: LanguageModel) -> Encoder:
+        return Encoder(model.tokenizer, chat_template=self.config.model.chat_template)
 
     def within_limits(self, sequence: TokenSequence) -> bool:
         """Whether a sequence may be trained on; the ones that may not are counted by cause."""
