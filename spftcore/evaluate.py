@@ -1,4 +1,5 @@
-"""Scores answers to a benchmark: `python -m spftcore.evaluate dev.json --predictions FILE`."""
+"""Scores answers to a benchmark: `python -m spftcore.evaluate dev.json --predictions FILE`, or
+those of a model that is asked first: `python -m spftcore.evaluate dev.json --model runs/NAME`."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,14 +18,18 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from spftcore.benchmarks import Benchmark, read_benchmark
 from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
+from spftcore.inference.options import add_model_options, model_given
 from spftcore.metrics.efficiency import REPEATS
 from spftcore.metrics.evaluation import Judging, evaluate, write_evaluation
-from spftcore.metrics.predictions import Answers, read_answers
+from spftcore.metrics.predictions import Answer, read_answers
 from spftcore.metrics.scoring import METRICS, Metric, Report, default_metrics
 from spftcore.metrics.summary import DEFAULT_GROUPS, GROUPS
 from spftcore.metrics.tables import print_summary
 from spftcore.verify import Limits
 from spftcore.verify.outcomes import DEFAULT_LIMITS
+
+if TYPE_CHECKING:
+    from spftcore.inference.predicting import Predictor
 
 
 def parser() -> OptionParser:
@@ -34,6 +40,7 @@ def parser() -> OptionParser:
     options.add_argument(
         "questions",
         type=Path,
+        nargs="+",
         help="Spider's, BIRD's or your own file of questions with golds (JSON, JSONL, or lines of "
         "SQL<TAB>database)",
     )
@@ -65,7 +72,8 @@ def parser() -> OptionParser:
         type=Path,
         metavar="DIR",
         help="folder for scores.jsonl and summary.json; default: "
-        "evaluations/<questions>/<predictions>",
+        "evaluations/<questions>/<predictions or model>; with several files of questions, a folder "
+        "in it for each",
     )
     options.add_argument(
         "--by",
@@ -101,6 +109,12 @@ def parser() -> OptionParser:
     options.add_argument(
         "--threads", type=int, default=0, metavar="N", help="default: one per core"
     )
+    add_model_options(options, required=False)
+    options.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the answers of a model that are in --output already",
+    )
     return options
 
 
@@ -126,8 +140,15 @@ def _listed(given: str, known: Sequence[str], what: str) -> list[str]:
 
 def run(arguments: argparse.Namespace, console: Console, errors: Console) -> None:
     """Reads, scores, prints and writes."""
-    if arguments.predictions is None:
-        raise UsageError("Name the answers with --predictions FILE.")
+    if (arguments.predictions is None) is (arguments.model is None):
+        raise UsageError("Name the answers with --predictions FILE, or who is asked with --model.")
+    if arguments.model is None and (len(arguments.questions) > 1 or arguments.resume):
+        raise UsageError("Several files of questions, and --resume, need --model.")
+    if len({path.stem for path in arguments.questions}) < len(arguments.questions):
+        raise UsageError(
+            "Two files of questions have the same name, and so would their folders. Evaluate them "
+            "one by one, each with its --output."
+        )
     if arguments.repeats < 1:
         raise UsageError(f"--repeats must be at least 1, not {arguments.repeats}.")
     if arguments.families is not None and not arguments.families.is_dir():
@@ -136,7 +157,26 @@ def run(arguments: argparse.Namespace, console: Console, errors: Console) -> Non
             "folder that holds <id>/*.sqlite files."
         )
     by = _listed(arguments.by, tuple(GROUPS), "group")
-    benchmark = read_benchmark(arguments.questions, arguments.databases)
+    benchmarks = [read_benchmark(path, arguments.databases) for path in arguments.questions]
+    predictor = None
+    if arguments.model is not None:
+        from spftcore.inference.predicting import Predictor  # loads PyTorch, which takes seconds
+
+        predictor = Predictor(*model_given(arguments))
+    for benchmark in benchmarks:
+        if len(benchmarks) > 1:
+            console.print(f"\n{benchmark.path}", highlight=False, markup=False, soft_wrap=True)
+        _run_one(arguments, benchmark, predictor, by, console, errors)
+
+
+def _run_one(
+    arguments: argparse.Namespace,
+    benchmark: Benchmark,
+    predictor: Predictor | None,
+    by: Sequence[str],
+    console: Console,
+    errors: Console,
+) -> None:
     judging = Judging(
         metrics=chosen_metrics(arguments.metrics, benchmark, arguments.families),
         families=arguments.families,
@@ -145,16 +185,26 @@ def run(arguments: argparse.Namespace, console: Console, errors: Console) -> Non
         stability=not arguments.no_stability,
         repeats=arguments.repeats,
     )
-    answers = read_answers(arguments.predictions, benchmark)
-    output = arguments.output or (
-        Path("evaluations") / benchmark.path.stem / arguments.predictions.stem
-    )
+    name = arguments.predictions.stem if predictor is None else predictor.source.name
+    output = arguments.output or Path("evaluations") / benchmark.path.stem / name
+    if arguments.output and len(arguments.questions) > 1:
+        output = arguments.output / benchmark.path.stem
+    answers: Sequence[Answer]
     with _progress(errors) as report:
-        evaluation = evaluate(benchmark, answers.answers, judging, report)
-    system = {"predictions": str(arguments.predictions), "stripped": answers.stripped}
+        if predictor is None:
+            read = read_answers(arguments.predictions, benchmark)
+            answers, notes, heading = read.answers, read.stripped, "Stripped from the predictions"
+            system = {"predictions": str(arguments.predictions), "stripped": read.stripped}
+        else:
+            found = predictor.predict(benchmark, output, resume=arguments.resume, report=report)
+            answers, notes, heading = found.answers, found.notes, "Asking"
+            system = predictor.system() | {"seconds": round(found.seconds, 2), "kept": found.kept}
+        evaluation = evaluate(benchmark, answers, judging, report)
     write_evaluation(output, evaluation, benchmark, judging, system)
     print_summary(console, evaluation.summary, by)
-    _print_stripped(console, answers)
+    if notes:
+        counts = ", ".join(f"{what} {n:,}" for what, n in notes.items())
+        console.print(f"{heading}: {counts}.", highlight=False, markup=False)
     console.print(f"Scores: {output}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -175,12 +225,6 @@ def _progress(errors: Console) -> Iterator[Report]:
         yield report
 
 
-def _print_stripped(console: Console, answers: Answers) -> None:
-    if answers.stripped:
-        counts = ", ".join(f"{what} {n:,}" for what, n in answers.stripped.items())
-        console.print(f"Stripped from the predictions: {counts}.", highlight=False, markup=False)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0 (scored), 1 (bad input or stopped), 2 (usage)."""
     console, errors = Console(), Console(stderr=True)
@@ -196,7 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        errors.print("\nStopped; nothing was written.", highlight=False)
+        errors.print(
+            "\nStopped. What a model has answered is kept: go on with --resume.", highlight=False
+        )
         return 1
 
 
