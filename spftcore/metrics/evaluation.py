@@ -18,7 +18,7 @@ from spftcore.metrics import records
 from spftcore.metrics.efficiency import REPEATS
 from spftcore.metrics.predictions import Answer
 from spftcore.metrics.records import Scored
-from spftcore.metrics.scoring import Metric, score
+from spftcore.metrics.scoring import Metric, Report, nobody, score
 from spftcore.metrics.summary import Summary, as_json, summarise
 from spftcore.verify import Executor, Limits
 from spftcore.verify.outcomes import DEFAULT_LIMITS
@@ -56,11 +56,16 @@ class Evaluation:
     summary: Summary
 
 
-def evaluate(benchmark: Benchmark, answers: Sequence[Answer], judging: Judging) -> Evaluation:
+def evaluate(
+    benchmark: Benchmark, answers: Sequence[Answer], judging: Judging, report: Report = nobody
+) -> Evaluation:
     """Scores one answer per question, in the order of the questions.
 
+    Args:
+        report: called now and then with what is being done, and how much of how much of it is.
+
     Raises:
-        SpftError: as `score` does.
+        SpftError: as `score` does, or no question can be judged.
     """
     with Executor(
         threads=judging.threads, limits=judging.limits, families=judging.families
@@ -73,8 +78,16 @@ def evaluate(benchmark: Benchmark, answers: Sequence[Answer], judging: Judging) 
             families=judging.families,
             stability=judging.stability,
             repeats=judging.repeats,
+            report=report,
         )
-    return Evaluation(tuple(scored), summarise(scored))
+    summary = summarise(scored)
+    if not summary.counted:
+        causes = ", ".join(f"{cause}: {n:,}" for cause, n in summary.excluded.items())
+        raise SpftError(
+            f"None of the {summary.questions:,} questions of {benchmark.path} can be judged "
+            f"({causes}). Check --databases."
+        )
+    return Evaluation(tuple(scored), summary)
 
 
 def write_evaluation(

@@ -31,6 +31,7 @@ _WORDS = {
     "over": "window",
     "with": "cte",
 }
+_OF_A_SELECT = frozenset(("where", "group", "having", "order", "limit"))
 _AGGREGATES = frozenset(("count", "sum", "avg", "min", "max", "total", "group_concat"))
 
 
@@ -58,17 +59,17 @@ def features(sql: str) -> Features:
         before = text[number - 1].text if number else ""
         following = text[number + 1].text if number + 1 < len(text) else ""
         if word.kind == "name" and before != ".":
-            if token in _WORDS and not (token in ("in", "distinct") and before == "is"):
+            # In brackets: the ORDER BY of a window, the WHERE of a FILTER.
+            if token in _WORDS and not (token in _OF_A_SELECT and word.brackets):
                 found.add(_WORDS[token])
             if token in _AGGREGATES and following == "(":
                 found.add("aggregate")
-            if token in ("select", "from", "where", "group", "order", "limit", "on"):
+            if token in ("select", "from", "where", "group", "order", "limit"):
                 clause[word.selects] = token
                 if token == "select" and word.selects:
                     found.add("nested")
             if token == "join":
                 joins += 1
-                clause[word.selects] = "from"
         elif token == "," and not word.brackets and clause.get(word.selects) == "from":
             joins += 1
             found.add("join")

@@ -15,7 +15,7 @@ _SET_OPERATIONS = frozenset(("union", "intersect", "except"))
 _CLAUSES = frozenset(("select", "from", "where", "group", "having", "order", "limit"))
 # Where Spider's parser stops reading a column that a condition compares with.
 _ENDS = frozenset((",", ")", ";", "and", "join", "on", "as")) | _CLAUSES | _SET_OPERATIONS
-_COMPARISONS = frozenset(("=", "==", "<", ">", "<=", ">=", "!=", "<>"))
+_COMPARISONS = frozenset(("=", "==", "<", ">", "<=", ">=", "!=", "<>", "like", "in"))
 
 
 @lru_cache(maxsize=16_384)
@@ -74,7 +74,7 @@ class _Counts:
             elif token in _SET_OPERATIONS and word.kind == "name":
                 self.nested += 1
                 break
-            elif token in _CLAUSES and word.kind == "name":
+            elif token in _CLAUSES and word.kind == "name" and not word.brackets:
                 clause, in_on = token, False
                 self.parts += token in ("where", "group", "order", "limit")
                 conditions += token == "where"
@@ -98,7 +98,9 @@ class _Counts:
             elif token in ("over", "case", "with"):
                 unknown += 1
             elif token == "," and not word.brackets:
-                self.parts += clause == "from" and not in_on
+                if clause == "from":
+                    self.parts += 1
+                    in_on = False
                 if clause in columns:
                     columns[clause] += 1
             elif token in _AGGREGATES and following == "(":

@@ -15,7 +15,7 @@ from spftcore.verify.records import Prediction, read_predictions
 
 SHOWN = 5  # ids named in a message
 
-_FENCE = re.compile(r"```[ \t]*(?:sqlite3?|sql)?(?![\w`])[ \t]*\n?(.*?)(?:```|\Z)", re.I | re.S)
+_FENCE = re.compile(r"```[ \t]*(?:(?:sqlite3?|sql)(?=\s|\Z))?(.*?)(?:```|\Z)", re.I | re.S)
 _PREFIX = re.compile(r"\s*(?:sql(?:ite)?(?:\s*query)?|query|answer)\s*:\s*", re.I)
 _FENCE_LINE = re.compile(r"\s*```[ \t]*\w*\s*\Z")
 
@@ -71,7 +71,8 @@ def clean(text: str) -> tuple[str, list[str]]:
 def read_answers(path: Path, benchmark: Benchmark) -> Answers:
     """Reads a file of predictions and matches it with the questions.
 
-    Predictions with ids are matched by id where the questions have ids too, otherwise by position.
+    Predictions with ids are matched by id where the questions have ids too, otherwise by position;
+    ids that are the numbers from 0 or from 1 are positions.
     Of a file of plain lines, blank lines are empty answers when there are as many lines as
     questions; otherwise they are dropped and counted, as are lines that hold nothing but a fence.
 
@@ -85,7 +86,7 @@ def read_answers(path: Path, benchmark: Benchmark) -> Answers:
     if benchmark.has_ids and any(p.id is not None for p in predictions):
         matched = _by_id(path, questions, predictions)
     else:
-        matched = _by_position(path, questions, predictions, stripped)
+        matched = _by_position(path, questions, _numbered(predictions), stripped)
     answers = []
     for question, prediction in zip(questions, matched, strict=True):
         if prediction.database not in ("", question.database):
@@ -134,6 +135,16 @@ def _by_id(
             "same benchmark."
         )
     return [found[q.id] for q in questions]
+
+
+def _numbered(predictions: list[Prediction]) -> list[Prediction]:
+    """In the order of their ids, where these are the numbers from 0 or from 1."""
+    by_number = {prediction.id: prediction for prediction in predictions}
+    for start in (0, 1):
+        numbers = [str(number) for number in range(start, start + len(predictions))]
+        if by_number.keys() == set(numbers):
+            return [by_number[number] for number in numbers]
+    return predictions
 
 
 def _by_position(

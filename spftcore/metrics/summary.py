@@ -17,6 +17,8 @@ BINARY = frozenset(("spider", "bag", "bird", "ts", "vote"))
 
 RAN = frozenset(("ok", "empty"))
 
+DEFAULT_GROUPS = ("hardness", "difficulty")
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -58,6 +60,7 @@ class Summary:
             by group: its metrics.
         statuses: counted answers by how their execution ended.
         no_answer: counted questions without an answer.
+        copies: counted answers that are the gold, letter for letter.
         unjudged: by metric: counted questions it could not be judged on.
         near_misses: right on the database and wrong on its family.
         ties: by metric of right and wrong, what hangs on unstable golds.
@@ -71,6 +74,7 @@ class Summary:
     groups: Mapping[str, Mapping[str, Mapping[str, Score]]]
     statuses: Mapping[str, int]
     no_answer: int
+    copies: int
     unjudged: Mapping[str, int]
     near_misses: int
     ties: Mapping[str, Ties]
@@ -98,7 +102,7 @@ def summarise(scored: Sequence[Scored]) -> Summary:
     counted = [one for one in scored if not one.excluded]
     names = list(dict.fromkeys(name for one in counted for name in one.scores))
     groups: dict[str, dict[str, dict[str, Score]]] = {}
-    for name, key in _GROUPS.items():
+    for name, key in GROUPS.items():
         members: dict[str, list[Scored]] = {}
         for one in counted:
             for group in key(one):
@@ -116,6 +120,7 @@ def summarise(scored: Sequence[Scored]) -> Summary:
         groups=groups,
         statuses=dict(Counter(one.status for one in counted)),
         no_answer=sum(not one.sql.strip() for one in counted),
+        copies=sum(one.sql.strip() == one.gold.strip() for one in counted),
         unjudged={
             name: missing
             for name in names
@@ -135,7 +140,7 @@ def _ties(metric: str, counted: Sequence[Scored]) -> Ties:
     return Ties(right, unstable.total - right, without, right / every if every else 0.0)
 
 
-_GROUPS: dict[str, Callable[[Scored], Sequence[str]]] = {
+GROUPS: dict[str, Callable[[Scored], Sequence[str]]] = {
     "hardness": lambda one: (one.hardness,) if one.hardness else (),
     "difficulty": lambda one: (one.difficulty,) if one.difficulty else (),
     "joins": lambda one: ("3 or more" if one.joins > 2 else str(one.joins),),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from spftcore.metrics.summary import RAN, Score, Summary
+from spftcore.metrics.summary import DEFAULT_GROUPS, RAN, Score, Summary
 
 TITLES = {
     "spider": "EX (spider)",
@@ -22,13 +22,12 @@ TITLES = {
     "r_ves": "R-VES",
     "vote": "majority vote",
 }
-SHOWN_GROUPS = ("hardness", "difficulty", "joins")
 
 
-def print_summary(console: Console, summary: Summary) -> None:
+def print_summary(console: Console, summary: Summary, by: Sequence[str] = DEFAULT_GROUPS) -> None:
     """The table of metrics, those by group, and what is left out or weak."""
     _print_metrics(console, summary)
-    for name in SHOWN_GROUPS:
+    for name in by:
         if name in summary.groups:
             _print_groups(console, name, summary.groups[name], list(summary.metrics))
     for line in _remarks(summary):
@@ -84,8 +83,11 @@ def _remarks(summary: Summary) -> list[str]:
         lines.append(f"Valid SQL: {ran:,} of {summary.counted:,} ({causes}{empty}).")
     else:
         lines.append(f"Valid SQL: all {summary.counted:,}.")
+    if summary.copies == summary.counted:
+        lines.append("Every answer is the gold, letter for letter: are these predictions?")
     for name, number in summary.unjudged.items():
-        lines.append(f"{title(name)} could not be judged on {number:,} questions.")
+        why = " (no family, or undecided)" if name == "ts" else ""
+        lines.append(f"{title(name)} could not be judged on {number:,} questions{why}.")
     if summary.near_misses:
         lines.append(f"Right on the database, wrong on its family: {summary.near_misses:,}.")
     unstable = sum(summary.unstable.values())

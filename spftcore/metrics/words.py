@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 _WORD = re.compile(
     r"""(?P<space>[\s\ufeff]+|--[^\n]*|/\*.*?(?:\*/|\Z))
-    |(?P<string>'(?:[^']|'')*'|"(?:[^"]|"")*")
+    |(?P<string>'(?:[^']|'')*'|"(?:[^"]|"")*"|\{v\d[^{}]*\})
     |(?P<name>`(?:[^`]|``)*`|\[[^\]]*\]|\{[^{}]*\}|[^\W\d][\w$]*)
     |(?P<number>(?:\d[\w.]*|\.\d\w*))
     |(?P<mark>\|\||<=|>=|<>|!=|==|.)""",
@@ -21,8 +21,9 @@ class Word:
     """One lexical element.
 
     Attributes:
-        text: in lower case; a slot of a template, `{a.1: text}`, is one name.
-        kind: `string` (in single or double quotes), `name` (keywords too), `number` or `mark`.
+        text: in lower case; a template's slot is one word.
+        kind: `string` (in single or double quotes, or a slot for a value as `{v1 > a.2}`), `name`
+            (keywords and other slots too), `number` or `mark`.
         selects: sub-queries it stands in; their parentheses belong to them.
         brackets: other open parentheses within its SELECT.
     """

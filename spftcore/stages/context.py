@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 from spftcore import models
 from spftcore.config import Config, TrainConfig
 from spftcore.databases import Catalogue
-from spftcore.errors import SpftError
+from spftcore.encoding import Encoder
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
+from spftcore.processes import Processes
 from spftcore.prompts import PromptRenderer, parse_sql
-from spftcore.rollout import hf
+from spftcore.rollout.hf import HfEngine, active_adapter
+from spftcore.rollout.requests import Finish, Sampling
+from spftcore.rollout.verifying import Tally, judged
 from spftcore.store import Answer, StageWriter, Store
 from spftcore.training.checkpoints import Checkpoints, training_folder
 from spftcore.training.groups import Group, TokenSequence
@@ -48,6 +52,7 @@ class RunContext:
         databases: folder of the SQLite files.
         progress: called with (done, total, text) of the stage at work.
         stop: asks training to save its state and end.
+        processes: that run the stage together.
     """
 
     config: Config
@@ -56,9 +61,11 @@ class RunContext:
     databases: Path
     progress: Progress
     stop: Stop = field(default_factory=Stop)
+    processes: Processes = field(default_factory=Processes)
     dropped: dict[str, int] = field(default_factory=dict)
     _trimmed: set[tuple[str, bool]] = field(default_factory=set)
-    _unasked: int = 0
+    _finishes: Counter[Finish] = field(default_factory=Counter)
+    _tally: Tally = field(default_factory=Tally)
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -94,7 +101,8 @@ class RunContext:
         """Saves a checkpoint of the run; its path is given within the run's folder, which may be
         moved between a stop and a resume."""
         path = f"checkpoints/{name}"
-        models.save(model, self.directory / path)
+        weights = models.gathered(model)
+        self.processes.once(lambda: models.save(model, self.directory / path, weights))
         return path
 
     def load(self, path: str | Path, *, new_adapter: bool = False) -> LanguageModel:
@@ -116,22 +124,7 @@ class RunContext:
         Raises:
             SpftError: the chat template fails.
         """
-        tokenizer = model.tokenizer
-        if self.config.model.chat_template and tokenizer.chat_template:
-            message = [{"role": "user", "content": prompt}]
-            try:
-                return tuple(
-                    tokenizer.apply_chat_template(
-                        message, add_generation_prompt=True, return_dict=False
-                    )
-                )
-            except Exception as error:  # the template is a program that came with the model
-                raise SpftError(
-                    f"The chat template of the model's tokenizer fails on a plain user message "
-                    f"({type(error).__name__}: {error}). Correct chat_template in the model's "
-                    "folder, or set model.chat_template=false."
-                ) from error
-        return tuple(tokenizer(prompt)["input_ids"])
+        return self._encoder(model).prompt(prompt)
 
     def encode(
         self, model: LanguageModel, prompt: str, completion: str, identifier: str
@@ -145,8 +138,10 @@ class RunContext:
 
     def encode_completion(self, model: LanguageModel, completion: str) -> tuple[int, ...]:
         """Token ids of a completion, ended by end-of-sequence."""
-        ids = model.tokenizer(completion, add_special_tokens=False)["input_ids"]
-        return (*ids, model.tokenizer.eos_token_id)
+        return self._encoder(model).completion(completion)
+
+    def _encoder(self, model: LanguageModel) -> Encoder:
+        return Encoder(model.tokenizer, chat_template=self.config.model.chat_template)
 
     def within_limits(self, sequence: TokenSequence) -> bool:
         """Whether a sequence may be trained on; the ones that may not are counted by cause."""
@@ -229,12 +224,23 @@ class RunContext:
         return fits
 
     def prompt_notes(self) -> dict[str, int]:
-        """How many prompts of the stage were trimmed, and how many were too long all the same."""
+        """How many prompts of the stage were trimmed, and how many answers are none or a part."""
+        trimmed = set().union(*self.processes.each(self._trimmed))
+        finishes = sum(self.processes.each(self._finishes), Counter[Finish]())
         notes = {
-            "schema trimmed to prompt.max_prompt_tokens": len(self._trimmed),
-            "no answer: prompt too long": self._unasked,
+            "schema trimmed to prompt.max_prompt_tokens": len(trimmed),
+            "no answer: prompt too long": finishes["too_long"],
+            "no answer: out of memory": finishes["failed"],
+            "cut at prompt.max_completion_tokens": finishes["length"],
         }
         return {cause: count for cause, count in notes.items() if count}
+
+    def answer_counts(self) -> dict[str, int]:
+        """How many answers the stage judged, and how many of them differ (in each process)."""
+        tallies = self.processes.each(self._tally)
+        answers = sum(tally.answers for tally in tallies)
+        distinct = sum(tally.distinct for tally in tallies)
+        return {"answers judged": answers, "distinct answers": distinct} if answers else {}
 
     # -- steps that stages share ---------------------------------------------------------------
 
@@ -283,28 +289,36 @@ class RunContext:
         stage.rejections("train", dropped)
 
     def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
-        """Greedy completions as text. A prompt over the limit gets an empty completion."""
+        """Greedy completions as text; each process generates its share. A prompt over the limit
+        gets an empty completion."""
+        own = self.processes.share(prompts)
+        texts = dict(self.completions(model, own))
+        return self.processes.merged([texts[place] for place in range(len(own))])
+
+    def completions(
+        self, model: LanguageModel, prompts: Sequence[str]
+    ) -> Iterator[tuple[int, str]]:
+        """Greedy completions with the places of their prompts, in the order in which they are
+        finished."""
         limits = self.config.prompt
-        texts = [""] * len(prompts)
+        engine = HfEngine(model, batch_size=self.config.generation.batch_size)
+        sampling = Sampling(max_new_tokens=limits.max_completion_tokens)
+        adapter = active_adapter(model)
+        done = 0
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
             block = range(start, min(start + BLOCK, len(prompts)))
             encoded = {i: self.encode_prompt(model, prompts[i]) for i in block}
-
-            def report(done: int, start: int = start) -> None:
-                self.progress(start + done, len(prompts), "generating")
-
             kept = [i for i, ids in encoded.items() if len(ids) <= limits.max_prompt_tokens]
-            self._unasked += len(block) - len(kept)
-            completions = hf.generate(
-                model,
-                [encoded[i] for i in kept],
-                max_new_tokens=limits.max_completion_tokens,
-                batch_size=self.config.generation.batch_size,
-                report=report,
-            )
-            for i, ids in zip(kept, completions, strict=True):
-                texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True)
-        return texts
+            self._finishes["too_long"] += len(block) - len(kept)
+            done += len(block) - len(kept)
+            yield from ((i, "") for i in block if len(encoded[i]) > limits.max_prompt_tokens)
+            for completion in engine.generate(
+                [encoded[i] for i in kept], sampling, adapter=adapter
+            ):
+                self._finishes[completion.finish] += 1
+                done += 1
+                self.progress(done, len(prompts), "generating")
+                yield kept[completion.prompt], completion.text
 
     def answer(
         self,
@@ -315,7 +329,8 @@ class RunContext:
         evaluation: bool = False,
         training: bool = False,
     ) -> list[Answer]:
-        """A candidate's greedy SQL for each pair's question, judged by execution.
+        """A candidate's greedy SQL for each pair's question, judged by execution; each process
+        takes its share.
 
         Args:
             model: the candidate.
@@ -326,23 +341,32 @@ class RunContext:
                 training both are unjudged, since nothing can be learned from them.
             training: ask with the prompts that the pairs are trained on.
         """
+        own = self.processes.share(pairs)
+        return self.processes.merged(self._answer(model, candidate, own, evaluation, training))
+
+    def _answer(
+        self,
+        model: LanguageModel,
+        candidate: str,
+        pairs: Sequence[Pair],
+        evaluation: bool,
+        training: bool,
+    ) -> list[Answer]:
         prompts = [self.prompt(model, pair, training=training) for pair in pairs]
-        texts = self.generate(model, prompts)
-        queries = [parse_sql(text) for text in texts]
-        items = [
-            (self.catalogue[pair.database].path, pair.sql, [sql])
-            for pair, sql in zip(pairs, queries, strict=True)
-        ]
-        answers = []
-        for pair, sql, (judged,) in zip(pairs, queries, self.executor.verify(items), strict=True):
-            verdict = judged.verdict
-            message = judged.candidate.message or judged.reason
-            status = judged.candidate.status
-            if verdict is Verdict.RIGHT and judged.both_empty and not evaluation:
+        questions = [(self.catalogue[pair.database].path, pair.sql) for pair in pairs]
+        texts = self.completions(model, prompts)
+        queries = ((place, parse_sql(text)) for place, text in texts)
+        answers: dict[int, Answer] = {}
+        for place, sql, result in judged(self.executor, questions, queries, tally=self._tally):
+            pair = pairs[place]
+            verdict = result.verdict
+            message = result.candidate.message or result.reason
+            status = result.candidate.status
+            if verdict is Verdict.RIGHT and result.both_empty and not evaluation:
                 verdict, message = Verdict.UNJUDGED, "both results are empty"
-            if status is Status.TIME_BUDGET and judged.gold.ran and evaluation:
+            if status is Status.TIME_BUDGET and result.gold.ran and evaluation:
                 verdict = Verdict.WRONG
-            answers.append(
-                Answer(pair.id, candidate, sql, status.name.lower(), verdict.name.lower(), message)
+            answers[place] = Answer(
+                pair.id, candidate, sql, status.name.lower(), verdict.name.lower(), message
             )
-        return answers
+        return [answers[place] for place in range(len(pairs))]

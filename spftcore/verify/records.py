@@ -247,10 +247,12 @@ def read_predictions(path: Path, databases: Collection[str]) -> Iterator[Predict
                 continue
             if not isinstance(record, dict):
                 raise SpftError(f"{capital(place)} is neither a JSON object nor a SQL text.")
-            key = next((key for key in (*SQL, *OWN) if key in record), None)
+            # A record that holds gold and prediction has the gold under the pair's key.
+            key = next((key for key in (*OWN, *SQL) if key in record), None)
             if key is None and "samples" not in record:
                 raise SpftError(f"{capital(place)} has no SQL (key 'sql', or 'samples').")
-            sql, samples = None, ()
+            sql: str | None = None
+            samples: tuple[str, ...] = ()
             if key is not None:
                 samples = _answers(record[key], place)
                 if not isinstance(record[key], list):
@@ -287,8 +289,10 @@ def _bird_predictions(path: Path, what: str) -> Iterator[Prediction]:
     """BIRD's object: keys are positions from 0 or question ids; a value that is not a text is an
     empty answer, as for its own evaluator."""
     content = parsed(path, what)
-    positions = list(content) == [str(i) for i in range(len(content))]
-    for key, value in content.items():
+    numbers = [str(i) for i in range(len(content))]
+    positions = set(content) == set(numbers)
+    for key in numbers if positions else content:
+        value = content[key]
         sql, _, database = (value if isinstance(value, str) else "").partition(_BIRD_SEPARATOR)
         place = f"entry '{key}' of {path}"
         yield Prediction(None if positions else key, database.strip(), sql.strip(), (), place)
