@@ -18,7 +18,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from spftcore.benchmarks import Benchmark, read_benchmark
 from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
-from spftcore.evaluation_page import explained, write_page
 from spftcore.inference.options import add_model_options, model_given
 from spftcore.metrics.efficiency import REPEATS
 from spftcore.metrics.evaluation import Judging, evaluate, write_evaluation
@@ -178,6 +177,8 @@ def _run_one(
     console: Console,
     errors: Console,
 ) -> None:
+    from spftcore.evaluation_page import explained, write_page  # loads the SQL parser
+
     judging = Judging(
         metrics=chosen_metrics(arguments.metrics, benchmark, arguments.families),
         families=arguments.families,
