@@ -125,6 +125,16 @@ def test_unstable_golds_are_stated_apart():
     assert compare_scores(records("10"), records("01"), "spider").stable is None
 
 
+def test_mistakes_are_counted_by_the_first_class_of_each_answer():
+    first, second = records("0000"), records("0000")
+    first = [replace(one, mistakes=("column", "value")) for one in first]
+    second = [replace(one, mistakes=("value",)) for one in second[:3]] + [
+        replace(second[3], mistakes=("column",), near_miss=True)
+    ]
+    found = compare_scores(first, second, "spider").mistakes
+    assert list(found.items()) == [("column", (4, 0)), ("value", (0, 3))]
+
+
 def test_few_databases_say_nothing_about_others():
     paired = compare_scores(records("1100", databases=5), records("1010", databases=5), "spider")
     assert paired.over_databases is None
