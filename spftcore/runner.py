@@ -135,6 +135,7 @@ def _run_stage(name: str) -> None:
         with store.stage(name) as stage:
             _worker["stages"][name].run(context, stage)
             stage.rejections("prompt", context.prompt_notes())
+            stage.result |= context.answer_counts()
             write_curves(directory / "tensorboard" / name, stage.metrics())
         track(context.config, directory, name, stage.metrics())
         shutil.rmtree(training_folder(directory, name), ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,8 @@ from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.prompts import PromptRenderer, parse_sql
 from spftcore.rollout.hf import HfEngine, active_adapter
-from spftcore.rollout.requests import Completion, Sampling
+from spftcore.rollout.requests import Finish, Sampling
+from spftcore.rollout.verifying import Tally, judged
 from spftcore.store import Answer, StageWriter, Store
 from spftcore.training.checkpoints import Checkpoints, training_folder
 from spftcore.training.groups import Group, TokenSequence
@@ -59,7 +61,8 @@ class RunContext:
     stop: Stop = field(default_factory=Stop)
     dropped: dict[str, int] = field(default_factory=dict)
     _trimmed: set[tuple[str, bool]] = field(default_factory=set)
-    _unasked: int = 0
+    _finishes: Counter[Finish] = field(default_factory=Counter)
+    _tally: Tally = field(default_factory=Tally)
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -230,12 +233,19 @@ class RunContext:
         return fits
 
     def prompt_notes(self) -> dict[str, int]:
-        """How many prompts of the stage were trimmed, and how many were too long all the same."""
+        """How many prompts of the stage were trimmed, and how many answers are none or a part."""
         notes = {
             "schema trimmed to prompt.max_prompt_tokens": len(self._trimmed),
-            "no answer: prompt too long": self._unasked,
+            "no answer: prompt too long": self._finishes["too_long"],
+            "no answer: out of memory": self._finishes["failed"],
+            "cut at prompt.max_completion_tokens": self._finishes["length"],
         }
         return {cause: count for cause, count in notes.items() if count}
+
+    def answer_counts(self) -> dict[str, int]:
+        """How many answers the stage judged, and how many of them differ."""
+        counts = {"answers judged": self._tally.answers, "distinct answers": self._tally.distinct}
+        return counts if self._tally.answers else {}
 
     # -- steps that stages share ---------------------------------------------------------------
 
@@ -286,31 +296,34 @@ class RunContext:
     def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
         """Greedy completions as text. A prompt over the limit gets an empty completion."""
         texts = [""] * len(prompts)
-        for place, completion in self.stream(model, prompts):
-            texts[place] = completion.text
+        for place, text in self.completions(model, prompts):
+            texts[place] = text
         return texts
 
-    def stream(
+    def completions(
         self, model: LanguageModel, prompts: Sequence[str]
-    ) -> Iterator[tuple[int, Completion]]:
+    ) -> Iterator[tuple[int, str]]:
         """Greedy completions with the places of their prompts, in the order in which they are
-        finished. A prompt over the limit gets none."""
+        finished."""
         limits = self.config.prompt
         engine = HfEngine(model, batch_size=self.config.generation.batch_size)
         sampling = Sampling(max_new_tokens=limits.max_completion_tokens)
+        adapter = active_adapter(model)
         done = 0
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
             block = range(start, min(start + BLOCK, len(prompts)))
             encoded = {i: self.encode_prompt(model, prompts[i]) for i in block}
             kept = [i for i, ids in encoded.items() if len(ids) <= limits.max_prompt_tokens]
-            self._unasked += len(block) - len(kept)
+            self._finishes["too_long"] += len(block) - len(kept)
             done += len(block) - len(kept)
+            yield from ((i, "") for i in block if len(encoded[i]) > limits.max_prompt_tokens)
             for completion in engine.generate(
-                [encoded[i] for i in kept], sampling, adapter=active_adapter(model)
+                [encoded[i] for i in kept], sampling, adapter=adapter
             ):
+                self._finishes[completion.finish] += 1
                 done += 1
                 self.progress(done, len(prompts), "generating")
-                yield kept[completion.prompt], completion
+                yield kept[completion.prompt], completion.text
 
     def answer(
         self,
@@ -333,22 +346,20 @@ class RunContext:
             training: ask with the prompts that the pairs are trained on.
         """
         prompts = [self.prompt(model, pair, training=training) for pair in pairs]
-        texts = self.generate(model, prompts)
-        queries = [parse_sql(text) for text in texts]
-        items = [
-            (self.catalogue[pair.database].path, pair.sql, [sql])
-            for pair, sql in zip(pairs, queries, strict=True)
-        ]
-        answers = []
-        for pair, sql, (judged,) in zip(pairs, queries, self.executor.verify(items), strict=True):
-            verdict = judged.verdict
-            message = judged.candidate.message or judged.reason
-            status = judged.candidate.status
-            if verdict is Verdict.RIGHT and judged.both_empty and not evaluation:
+        questions = [(self.catalogue[pair.database].path, pair.sql) for pair in pairs]
+        texts = self.completions(model, prompts)
+        queries = ((place, parse_sql(text)) for place, text in texts)
+        answers: dict[int, Answer] = {}
+        for place, sql, result in judged(self.executor, questions, queries, tally=self._tally):
+            pair = pairs[place]
+            verdict = result.verdict
+            message = result.candidate.message or result.reason
+            status = result.candidate.status
+            if verdict is Verdict.RIGHT and result.both_empty and not evaluation:
                 verdict, message = Verdict.UNJUDGED, "both results are empty"
-            if status is Status.TIME_BUDGET and judged.gold.ran and evaluation:
+            if status is Status.TIME_BUDGET and result.gold.ran and evaluation:
                 verdict = Verdict.WRONG
-            answers.append(
-                Answer(pair.id, candidate, sql, status.name.lower(), verdict.name.lower(), message)
+            answers[place] = Answer(
+                pair.id, candidate, sql, status.name.lower(), verdict.name.lower(), message
             )
-        return answers
+        return [answers[place] for place in range(len(pairs))]
