@@ -104,7 +104,10 @@ def _start_worker(
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    from spftcore.rollout.engines import Engines
+
     _worker.update(
+        engines=Engines(),
         config=config,
         directory=directory,
         databases=databases,
@@ -130,7 +133,8 @@ def _run_stage(name: str) -> None:
             _worker["messages"].put((name, done, total, text))
 
     directory, store, stop = _worker["directory"], _worker["store"], _worker["stop"]
-    context = RunContext(_worker["config"], directory, store, _worker["databases"], progress, stop)
+    config, databases, engines = _worker["config"], _worker["databases"], _worker["engines"]
+    context = RunContext(config, directory, store, databases, progress, stop, engines)
     try:
         with store.stage(name) as stage:
             _worker["stages"][name].run(context, stage)

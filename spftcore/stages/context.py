@@ -18,7 +18,7 @@ from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.prompts import PromptRenderer, parse_sql
-from spftcore.rollout.hf import HfEngine, active_adapter
+from spftcore.rollout.engines import Engines
 from spftcore.rollout.requests import Finish, Sampling
 from spftcore.rollout.verifying import Tally, judged
 from spftcore.store import Answer, StageWriter, Store
@@ -51,6 +51,7 @@ class RunContext:
         databases: folder of the SQLite files.
         progress: called with (done, total, text) of the stage at work.
         stop: asks training to save its state and end.
+        engines: what generates.
     """
 
     config: Config
@@ -59,6 +60,7 @@ class RunContext:
     databases: Path
     progress: Progress
     stop: Stop = field(default_factory=Stop)
+    engines: Engines = field(default_factory=Engines)
     dropped: dict[str, int] = field(default_factory=dict)
     _trimmed: set[tuple[str, bool]] = field(default_factory=set)
     _finishes: Counter[Finish] = field(default_factory=Counter)
@@ -108,7 +110,8 @@ class RunContext:
         return models.load(source, self.config, device=self.device, new_adapter=new_adapter)
 
     def close(self) -> None:
-        """Ends the executor's threads, if any were started."""
+        """Ends the executor's threads, if any were started, and lets the engine rest."""
+        self.engines.rest()
         if "executor" in self.__dict__:
             self.executor.close()
 
@@ -274,6 +277,7 @@ class RunContext:
                     stage.metric(step, name, value)
             self.progress(step, settings.steps, progress_line(statistics))
 
+        model.folder = ""  # it will be another one
         loop = self.config.training
         folder = training_folder(self.directory, stage.stage)
         fit(
@@ -306,9 +310,8 @@ class RunContext:
         """Greedy completions with the places of their prompts, in the order in which they are
         finished."""
         limits = self.config.prompt
-        engine = HfEngine(model, batch_size=self.config.generation.batch_size)
+        engine, adapter = self.engines.of(model, self.config, self.directory)
         sampling = Sampling(max_new_tokens=limits.max_completion_tokens)
-        adapter = active_adapter(model)
         done = 0
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
             block = range(start, min(start + BLOCK, len(prompts)))
