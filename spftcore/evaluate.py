@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,12 @@ from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
 from spftcore.inference.options import add_model_options, model_given
 from spftcore.metrics.efficiency import REPEATS
-from spftcore.metrics.evaluation import Judging, evaluate, write_evaluation
+from spftcore.metrics.evaluation import Evaluation, Judging, evaluate, write_evaluation
 from spftcore.metrics.predictions import Answer, read_answers
-from spftcore.metrics.scoring import METRICS, Metric, Report, default_metrics
+from spftcore.metrics.scoring import EXECUTION, METRICS, Metric, Report, default_metrics
 from spftcore.metrics.summary import DEFAULT_GROUPS, GROUPS
 from spftcore.metrics.tables import print_summary
-from spftcore.verify import Limits
+from spftcore.verify import Executor, Limits
 from spftcore.verify.outcomes import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
@@ -200,12 +201,46 @@ def _run_one(
             answers, notes, heading = found.answers, found.notes, "Asking"
             system = predictor.system() | {"seconds": round(found.seconds, 2), "kept": found.kept}
         evaluation = evaluate(benchmark, answers, judging, report)
+        evaluation = explained(evaluation, benchmark, judging)
     write_evaluation(output, evaluation, benchmark, judging, system)
+    write_report(output, evaluation, benchmark, judging, name)
     print_summary(console, evaluation.summary, by)
     if notes:
         counts = ", ".join(f"{what} {n:,}" for what, n in notes.items())
         console.print(f"{heading}: {counts}.", highlight=False, markup=False)
     console.print(f"Scores: {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def explained(evaluation: Evaluation, benchmark: Benchmark, judging: Judging) -> Evaluation:
+    """The evaluation with the classes of mistake of its wrong answers."""
+    from spftcore.mistakes import find_mistakes  # slow to import
+
+    metric = next((name for name in EXECUTION if name in judging.metrics), None)
+    if metric is None:
+        return evaluation
+    with Executor(threads=judging.threads, limits=judging.limits) as executor:
+        scored = find_mistakes(evaluation.scored, benchmark.databases, executor, metric)
+    return replace(evaluation, scored=tuple(scored))
+
+
+def write_report(
+    folder: Path, evaluation: Evaluation, benchmark: Benchmark, judging: Judging, system: str
+) -> None:
+    """Writes the browsable page, where the metrics tell right from wrong."""
+    from spftcore.evaluation_page import write_page
+
+    metric = next((name for name in EXECUTION if name in judging.metrics), None)
+    if metric is not None:
+        with Executor(threads=judging.threads, limits=judging.limits) as executor:
+            write_page(
+                folder,
+                evaluation.scored,
+                benchmark.databases,
+                executor,
+                title=system,
+                subtitle=f"{benchmark.path.name} ({benchmark.kind})",
+                metric=metric,
+            )
 
 
 @contextmanager
