@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spftcore.models import LanguageModel
 from spftcore.rollout.growing_cache import growing_cache
+from spftcore.rollout.requests import Sampling
 from spftcore.rollout.sampling import next_tokens, row_chance
 
 
@@ -46,8 +47,7 @@ class Batch:
         model: whose active adapter decodes.
         prompts: token ids of each prompt of the rows, by its place.
         rows: what to decode; rows of one prompt share its encoding.
-        temperature: 0 for greedy decoding.
-        seed: of the draws.
+        sampling: temperature, seed and keys of the draws.
     """
 
     def __init__(
@@ -55,13 +55,12 @@ class Batch:
         model: LanguageModel,
         prompts: Sequence[Sequence[int]],
         rows: list[Row],
-        temperature: float,
-        seed: int,
+        sampling: Sampling,
     ) -> None:
         self.rows = rows
         self._model = model.model
         self._device = model.device
-        self._temperature = temperature
+        self._temperature = sampling.temperature
         known = inspect.signature(model.causal_lm.forward).parameters
         self._takes_positions = "position_ids" in known
         # Mamba's name for it; a model without attention has no use for a mask of what it has read.
@@ -72,10 +71,10 @@ class Batch:
         self._tokens: Tensor  # [R], the newest
         self._cache: Any = growing_cache(model.causal_lm.config)
         self._uniform = None
-        if temperature > 0:
+        if sampling.temperature > 0:
             drawn = []
             for row in rows:
-                chance = row_chance(seed, row.prompt, row.sample)
+                chance = row_chance(sampling.seed, sampling.key(row.prompt), row.sample)
                 drawn.append([chance.random() for _ in range(row.limit)])
             width = max(map(len, drawn))
             padded = [numbers + [0.0] * (width - len(numbers)) for numbers in drawn]
