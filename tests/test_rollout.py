@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, prompts_of
+from conftest import CPU, TRAVEL_PAIRS, memorise, prompts_of
 from engine_contract import argmax_loop, forced_logprobs
 
 from spftcore.config import Config
@@ -59,6 +59,17 @@ def test_neither_padding_nor_the_batch_size_changes_an_answer(model: LanguageMod
     by_two = generate(model, prompts, max_new_tokens=10, batch_size=2)
     alone = [generate(model, [p], max_new_tokens=10, batch_size=1)[0] for p in prompts]
     assert together == by_two == alone
+
+
+def test_greedy_decoding_equals_that_of_transformers(tiny: LanguageModel) -> None:
+    memorise(tiny)
+    texts = [text for pair in TRAVEL_PAIRS for text in pair]
+    prompts = prompts_of(tiny, [text[:cut] for text in texts for cut in range(4, len(text), 4)])
+    got = generate(tiny, prompts, max_new_tokens=40, batch_size=16)
+    assert len(set(got)) > 20
+    for prompt, ids in zip(prompts, got, strict=True):
+        whole = tiny.model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)
+        assert ids == tuple(whole[0, len(prompt) :].tolist())
 
 
 def test_answers_come_in_the_order_of_the_prompts(model: LanguageModel) -> None:
