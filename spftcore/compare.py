@@ -198,8 +198,8 @@ def to_json(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [
         _plain(
             {
-                "first": result.first.name,
-                "second": result.second.name,
+                "first_system": result.first.name,
+                "second_system": result.second.name,
                 "adjusted_p": result.adjusted_p,
                 **asdict(result.paired),
             }

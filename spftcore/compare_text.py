@@ -17,6 +17,7 @@ from spftcore.report import SIGNIFICANCE, p_number
 if TYPE_CHECKING:
     from spftcore.compare import Result, System
 
+_MOST_MISTAKES = 10
 _MOST_DATABASES = 8  # shown one by one, those with the largest difference
 
 
@@ -93,6 +94,8 @@ def print_comparison(result: Result, questions: int, console: Console) -> None:
         say(console, sentence)
     if paired.better or paired.worse:
         console.print(_slice_table(paired.slices))
+        if paired.mistakes:
+            console.print(_mistake_table(paired))
         for system, ids in ((result.first, paired.better), (result.second, paired.worse)):
             _print_questions(result, system, ids[:questions], len(ids), console)
 
@@ -169,6 +172,17 @@ def _slice_table(slices: Sequence[Slice]) -> Table:
             )
         if hidden:
             table.add_row(f"  {hidden} more")
+    return table
+
+
+def _mistake_table(paired: Paired) -> Table:
+    table = _table("mistakes (the most telling of each answer)", "first", "second", "difference")
+    for name, (first, second) in list(paired.mistakes.items())[:_MOST_MISTAKES]:
+        change = f"{first - second:+d}".replace("-", "−") if first != second else "0"
+        table.add_row(escape(f"  {name}"), str(first), str(second), change)
+    hidden = len(paired.mistakes) - _MOST_MISTAKES
+    if hidden > 0:
+        table.add_row(f"  {hidden} more")
     return table
 
 

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,6 +177,8 @@ def _run_one(
     console: Console,
     errors: Console,
 ) -> None:
+    from spftcore.evaluation_page import explained, write_page  # loads the SQL parser
+
     judging = Judging(
         metrics=chosen_metrics(arguments.metrics, benchmark, arguments.families),
         families=arguments.families,
@@ -200,47 +201,14 @@ def _run_one(
             found = predictor.predict(benchmark, output, resume=arguments.resume, report=report)
             answers, notes, heading = found.answers, found.notes, "Asking"
             system = predictor.system() | {"seconds": round(found.seconds, 2), "kept": found.kept}
-        evaluation = evaluate(benchmark, answers, judging, report)
-        evaluation = explained(evaluation, benchmark, judging)
+        evaluation = explained(evaluate(benchmark, answers, judging, report), benchmark, judging)
     write_evaluation(output, evaluation, benchmark, judging, system)
-    write_report(output, evaluation, benchmark, judging, name)
+    write_page(output, evaluation, benchmark, judging, name)
     print_summary(console, evaluation.summary, by)
     if notes:
         counts = ", ".join(f"{what} {n:,}" for what, n in notes.items())
         console.print(f"{heading}: {counts}.", highlight=False, markup=False)
     console.print(f"Scores: {output}", highlight=False, markup=False, soft_wrap=True)
-
-
-def explained(evaluation: Evaluation, benchmark: Benchmark, judging: Judging) -> Evaluation:
-    """The evaluation with the classes of mistake of its wrong answers."""
-    from spftcore.mistakes import find_mistakes  # slow to import
-
-    metric = next((name for name in EXECUTION if name in judging.metrics), None)
-    if metric is None:
-        return evaluation
-    with Executor(threads=judging.threads, limits=judging.limits) as executor:
-        scored = find_mistakes(evaluation.scored, benchmark.databases, executor, metric)
-    return replace(evaluation, scored=tuple(scored))
-
-
-def write_report(
-    folder: Path, evaluation: Evaluation, benchmark: Benchmark, judging: Judging, system: str
-) -> None:
-    """Writes the browsable page, where the metrics tell right from wrong."""
-    from spftcore.evaluation_page import write_page
-
-    metric = next((name for name in EXECUTION if name in judging.metrics), None)
-    if metric is not None:
-        with Executor(threads=judging.threads, limits=judging.limits) as executor:
-            write_page(
-                folder,
-                evaluation.scored,
-                benchmark.databases,
-                executor,
-                title=system,
-                subtitle=f"{benchmark.path.name} ({benchmark.kind})",
-                metric=metric,
-            )
 
 
 @contextmanager

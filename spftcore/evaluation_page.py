@@ -7,19 +7,23 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from spftcore.benchmarks import Benchmark
 from spftcore.errors import SpftError
 from spftcore.metrics import Interval
+from spftcore.metrics.evaluation import Evaluation, Judging
 from spftcore.metrics.paired import KINDS, mean, slice_keys, slice_order
 from spftcore.metrics.records import Scored
+from spftcore.metrics.scoring import EXECUTION
+from spftcore.mistakes import find_mistakes
 from spftcore.mistakes.classes import FAILURES, describe, rank
 from spftcore.report import percent
-from spftcore.verify import Executor
+from spftcore.verify import Compare, Executor
 
 PAGE = "report.html"  # in an evaluation's folder
 ROWS, COLUMNS, CHARACTERS = 5, 8, 60  # shown of a result
@@ -67,31 +71,42 @@ def verdict(one: Scored, metric: str) -> str:
     return "right" if one.scores[metric] == 1 else "wrong"
 
 
+def explained(evaluation: Evaluation, benchmark: Benchmark, judging: Judging) -> Evaluation:
+    """The evaluation with the classes of mistake of its wrong answers."""
+    metric = _right_and_wrong(judging)
+    if metric is None:
+        return evaluation
+    with Executor(threads=judging.threads, limits=judging.limits) as executor:
+        scored = find_mistakes(evaluation.scored, benchmark.databases, executor, metric)
+    return replace(evaluation, scored=tuple(scored))
+
+
 def write_page(
-    folder: Path,
-    scored: Sequence[Scored],
-    databases: Mapping[str, Path],
-    executor: Executor,
-    *,
-    title: str,
-    subtitle: str,
-    metric: str,
-) -> Path:
+    folder: Path, evaluation: Evaluation, benchmark: Benchmark, judging: Judging, system: str
+) -> Path | None:
     """Writes `report.html` of an evaluation into its folder: one file, no external resource.
 
     Args:
         folder: of the evaluation.
-        scored: its records, with `mistakes` (`mistakes.find_mistakes`).
-        databases: files by id, for the rows of wrong answers.
-        executor: runs golds and wrong answers once more for their first rows.
-        title, subtitle: what was evaluated, and on what.
-        metric: of right and wrong: `spider`, `bird` or `bag`.
+        evaluation: with the mistakes that `explained` found.
+        benchmark: what was asked; its files give the rows of wrong answers and their golds.
+        judging: how right was told from wrong.
+        system: name of what was evaluated.
+
+    Returns:
+        The page; None where no metric tells right from wrong.
 
     Raises:
         SpftError: the file cannot be written.
     """
-    results = _results(scored, databases, executor, metric)
-    html = render(scored, results, title=title, subtitle=subtitle, metric=metric)
+    metric = _right_and_wrong(judging)
+    if metric is None:
+        return None
+    scored = evaluation.scored
+    with Executor(threads=judging.threads, limits=judging.limits) as executor:
+        results = _results(scored, benchmark.databases, executor, metric)
+    about = f"{benchmark.path.name} ({benchmark.kind})"
+    html = render(scored, results, title=system, subtitle=about, metric=metric)
     path = folder / PAGE
     partial = path.with_name(PAGE + ".partial")
     try:
@@ -104,6 +119,10 @@ def write_page(
             "some space."
         ) from None
     return path
+
+
+def _right_and_wrong(judging: Judging) -> Compare | None:
+    return next((name for name in EXECUTION if name in judging.metrics), None)
 
 
 def render(

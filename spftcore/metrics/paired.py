@@ -50,6 +50,8 @@ class Paired:
         better, worse: ids of the questions where the first, or the second, scores higher.
         unstable: compared questions whose gold hangs on more than the data.
         stable: the difference without those; None where there are none.
+        mistakes: how often each class of mistake is the first one of an answer of the first and of
+            the second system; the most frequent first. Near misses are left out.
         slices: in the order hardness, difficulty, joins, clause, database.
     """
 
@@ -65,6 +67,7 @@ class Paired:
     worse: tuple[str, ...]
     unstable: int
     stable: Interval | None
+    mistakes: Mapping[str, tuple[int, int]]
     slices: tuple[Slice, ...]
 
 
@@ -101,8 +104,18 @@ def compare_scores(first: Sequence[Scored], second: Sequence[Scored], metric: st
         worse=tuple(o.id for o, x, y in zip(ours, a, b, strict=True) if x < y),
         unstable=len(ours) - len(steady),
         stable=stable,
+        mistakes=_mistakes(ours, theirs),
         slices=_slices(ours, a, b),
     )
+
+
+def _mistakes(ours: Sequence[Scored], theirs: Sequence[Scored]) -> dict[str, tuple[int, int]]:
+    first, second = (
+        Counter(one.mistakes[0] for one in some if one.mistakes and not one.near_miss)
+        for some in (ours, theirs)
+    )
+    names = sorted(first.keys() | second.keys(), key=lambda n: (-first[n] - second[n], n))
+    return {name: (first[name], second[name]) for name in names}
 
 
 def mean(values: Sequence[float]) -> Interval:

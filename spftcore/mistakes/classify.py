@@ -11,8 +11,8 @@ from spftcore.databases import Database
 from spftcore.mistakes.classes import rank
 from spftcore.mistakes.differences import Difference, differences
 from spftcore.mistakes.failures import failure
-from spftcore.mistakes.shape import Columns, Reader
-from spftcore.synthesis.sql_text import UNREADABLE
+from spftcore.mistakes.parts import Columns
+from spftcore.mistakes.shape import Reader
 
 OTHER = "other"
 
@@ -34,12 +34,17 @@ class Reading:
 def read(gold_sql: str, answer_sql: str, database: Database) -> Reading | None:
     """Reads and compares two queries; None where one cannot be read against the schema."""
     try:
-        gold, answer = Reader(gold_sql, database), Reader(answer_sql, database)
-        found = min(
-            (_differences(gold, answer, numbering) for numbering in answer.numberings()), key=len
-        )
-    except UNREADABLE:
+        return compare_queries(gold_sql, answer_sql, database)
+    except Exception:  # models write what no parser has been tried on, and a count must not end
         return None
+
+
+def compare_queries(gold_sql: str, answer_sql: str, database: Database) -> Reading:
+    """`read`, with an exception (of `sql_text.UNREADABLE`) where a query cannot be read."""
+    gold, answer = Reader(gold_sql, database), Reader(answer_sql, database)
+    found = min(
+        (_differences(gold, answer, numbering) for numbering in answer.numberings()), key=len
+    )
     return Reading(gold.tree, answer.tree, tuple(found))
 
 

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from spftcore.mistakes.shape import NESTED, Block, Columns, Compound, Condition, Shape, Term
+from spftcore.mistakes.parts import NESTED, Block, Columns, Compound, Condition, Shape, Term
 
 # (class of mistake, clause it was found in); the clause is what a repair would exchange.
 Difference = tuple[str, str]
 
 _T = TypeVar("_T")
+_MOST_RANKED = 10_000  # pairs of parts; beyond, parts stand for each other by their places
 
 
 def differences(gold: Shape, answer: Shape) -> list[Difference]:
@@ -173,6 +174,9 @@ def _pair(
     gold: list[_T], answer: list[_T], likeness: Callable[[_T, _T], int]
 ) -> tuple[list[tuple[_T, _T]], list[_T], list[_T]]:
     """The most alike first; as many pairs as the shorter has members."""
+    if len(gold) * len(answer) > _MOST_RANKED:
+        both = min(len(gold), len(answer))
+        return list(zip(gold, answer, strict=False)), gold[both:], answer[both:]
     ranked = sorted(
         (-likeness(g, a), i, j) for i, g in enumerate(gold) for j, a in enumerate(answer)
     )

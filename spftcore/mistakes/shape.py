@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice, permutations, product
 
 from sqlglot import exp
 
 from spftcore.databases import Database
+from spftcore.mistakes.parts import NESTED, Block, Columns, Compound, Condition, Shape, Term
 from spftcore.synthesis.resolve import Resolved, Scope
 from spftcore.synthesis.sql_text import conjuncts, styled
 
-NESTED = "(select)"  # stands in an expression for a query inside it, which is compared by itself
 _MOST_NUMBERINGS = 24  # of tables read several times
+_MOST_COPIES = 4  # of one table, to be numbered in every way
 _NUMERIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)\Z")
 _MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {
     exp.GT: exp.LT,
@@ -34,98 +34,6 @@ _NEGATED: dict[type[exp.Expr], type[exp.Expr]] = {
 _COMMUTES = (exp.EQ, exp.NEQ, exp.Add, exp.Mul, exp.And, exp.Or)
 # Said otherwise by sqlglot without a difference in meaning.
 _MUTE = frozenset(("big_int", "nulls_first", "quoted", "safe", "typed"))
-
-
-@dataclass(frozen=True)
-class Term:
-    """An expression in pieces.
-
-    Attributes:
-        code: the whole; equal for expressions that mean the same however they are written.
-        columns, literals, aggregates: what it is made of, each sorted.
-        distinct: it holds an aggregate over distinct values.
-    """
-
-    code: str
-    columns: tuple[str, ...] = ()
-    literals: tuple[str, ...] = ()
-    aggregates: tuple[str, ...] = ()
-    distinct: bool = False
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One condition of a WHERE or HAVING.
-
-    Attributes:
-        code: the whole.
-        operator: `lt`, `not like`, … ; `and` or `or` for one that is made of `parts`.
-        left, right: its sides; the right one holds all values of IN.
-    """
-
-    code: str
-    operator: str
-    left: Term
-    right: Term
-    parts: tuple[Condition, ...] = ()
-
-
-@dataclass
-class Block:
-    """One SELECT.
-
-    Attributes:
-        tables: base tables and inner queries of FROM, with how often each is read.
-        linked: sets of columns that inner joins equate, as (column, column) pairs.
-        sides: kinds of outer joins.
-        inner: queries inside it, by the clause they stand in (`from`, `select`, `where`, …).
-    """
-
-    select: exp.Select
-    tables: Counter[str] = field(default_factory=Counter)
-    linked: list[tuple[str, str]] = field(default_factory=list)
-    sides: Counter[str] = field(default_factory=Counter)
-    odd_joins: list[Condition] = field(default_factory=list)
-    outputs: list[Term] = field(default_factory=list)
-    distinct: bool = False
-    where: list[Condition] = field(default_factory=list)
-    groups: list[Term] = field(default_factory=list)
-    having: list[Condition] = field(default_factory=list)
-    order: list[tuple[Term, bool]] = field(default_factory=list)
-    limit: tuple[str, str] = ("", "")
-    inner: list[tuple[str, Shape]] = field(default_factory=list)
-
-
-@dataclass
-class Compound:
-    """Two queries put together by UNION, INTERSECT or EXCEPT."""
-
-    kind: str
-    left: Shape
-    right: Shape
-    order: list[tuple[Term, bool]] = field(default_factory=list)
-    limit: tuple[str, str] = ("", "")
-
-
-Shape = Block | Compound
-
-
-class Columns:
-    """Which columns are the same one because a query joins on their equality."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def link(self, one: str, other: str) -> None:
-        a, b = sorted((self(one), self(other)))
-        if a != b:
-            self._parent[b] = a
-
-    def __call__(self, column: str) -> str:
-        """The name that stands for all columns equal to this one."""
-        while column in self._parent:
-            column = self._parent[column]
-        return column
 
 
 class Reader:
@@ -172,6 +80,7 @@ class Reader:
         ways = [
             [dict(zip(sorted(names), order, strict=True)) for order in permutations(sorted(names))]
             for names in copies.values()
+            if len(names) <= _MOST_COPIES
         ]
         for chosen in islice(product(*ways), _MOST_NUMBERINGS):
             yield {old: new for way in chosen for old, new in way.items()}
@@ -331,16 +240,12 @@ class Reader:
         return [c for part in conjuncts(clause.this) for c in self._split(part)]
 
     def _split(self, node: exp.Expr) -> Iterator[Condition]:
-        """BETWEEN is two conditions."""
-        if isinstance(node, exp.Paren):
-            for part in conjuncts(node.this):
-                yield from self._split(part)
-        elif isinstance(node, exp.Between):
-            low, high = node.args["low"], node.args["high"]
-            yield self._comparison(exp.GTE, node.this, low)
-            yield self._comparison(exp.LTE, node.this, high)
+        """What BETWEEN, or NOT before an OR, says is two conditions."""
+        found = self._condition(node)
+        if found.operator == "and":
+            yield from found.parts
         else:
-            yield self._condition(node)
+            yield found
 
     def _condition(self, node: exp.Expr, negated: bool = False) -> Condition:
         if isinstance(node, exp.Paren):
@@ -349,18 +254,19 @@ class Reader:
             return self._condition(node.this, not negated)
         if isinstance(node, exp.And | exp.Or):
             connector = "or" if isinstance(node, exp.Or) != negated else "and"
-            parts = sorted(self._flat(node, type(node), negated), key=lambda part: part.code)
-            if connector == "or" and (merged := _merged_alternatives(parts)):
-                return merged
-            code = f"{connector}({' '.join(part.code for part in parts)})"
-            return Condition(code, connector, Term(""), Term(""), tuple(parts))
-        if isinstance(node, exp.Between):
-            both = exp.And(
-                this=exp.GTE(this=node.this.copy(), expression=node.args["low"].copy()),
-                expression=exp.LTE(this=node.this.copy(), expression=node.args["high"].copy()),
+            parts = list(self._flat(node, type(node), negated))
+            return (connector == "or" and _merged_alternatives(parts)) or _connected(
+                connector, parts
             )
-            self._copy_names(node, both)
-            return self._condition(both, negated)
+        if isinstance(node, exp.Between):
+            low, high = (exp.LT, exp.GT) if negated else (exp.GTE, exp.LTE)
+            return _connected(
+                "or" if negated else "and",
+                [
+                    self._comparison(low, node.this, node.args["low"]),
+                    self._comparison(high, node.this, node.args["high"]),
+                ],
+            )
         if type(node) in _NEGATED:
             kind = _NEGATED[type(node)] if negated else type(node)
             return self._comparison(kind, node.this, node.expression)
@@ -380,21 +286,6 @@ class Reader:
             return _made(prefix + node.key, left, right)
         return _made(prefix + "true", self.term(node), Term(""))
 
-    def _copy_names(self, old: exp.Expr, new: exp.Expr) -> None:
-        columns = [list(part.find_all(exp.Column)) for part in (old.this, new.this.this)]
-        for source, *copies in zip(
-            columns[0], columns[1], list(new.expression.this.find_all(exp.Column)), strict=True
-        ):
-            for copy in copies:
-                self._names[id(copy)] = self._names.get(id(source), source.name.lower())
-        pairs = (
-            (old.args["low"], new.this.expression),
-            (old.args["high"], new.expression.expression),
-        )
-        for a, b in pairs:
-            for source, copy in zip(a.find_all(exp.Column), b.find_all(exp.Column), strict=True):
-                self._names[id(copy)] = self._names.get(id(source), source.name.lower())
-
     def _flat(
         self, node: exp.Expr, connector: type[exp.Expr], negated: bool
     ) -> Iterator[Condition]:
@@ -403,7 +294,9 @@ class Reader:
             yield from self._flat(inner.this, connector, negated)
             yield from self._flat(inner.expression, connector, negated)
         else:
-            yield self._condition(node, negated)
+            found = self._condition(node, negated)
+            same = found.operator == ("or" if (connector is exp.Or) != negated else "and")
+            yield from found.parts if same else (found,)
 
     def _comparison(self, kind: type[exp.Expr], this: exp.Expr, other: exp.Expr) -> Condition:
         left, right = self.term(this), self.term(other)
@@ -477,6 +370,12 @@ def _weight(term: Term) -> int:
 
 def _made(operator: str, left: Term, right: Term) -> Condition:
     return Condition(f"{operator}({left.code} {right.code})", operator, left, right)
+
+
+def _connected(connector: str, parts: list[Condition]) -> Condition:
+    parts = sorted(parts, key=lambda part: part.code)
+    code = f"{connector}({' '.join(part.code for part in parts)})"
+    return Condition(code, connector, Term(""), Term(""), tuple(parts))
 
 
 def _together(terms: list[Term]) -> Term:

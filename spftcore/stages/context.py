@@ -19,7 +19,7 @@ from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.processes import Processes
 from spftcore.prompts import PromptRenderer, parse_sql
-from spftcore.rollout.hf import HfEngine, active_adapter
+from spftcore.rollout.engines import Engines
 from spftcore.rollout.requests import Finish, Sampling
 from spftcore.rollout.verifying import Tally, judged
 from spftcore.store import Answer, StageWriter, Store
@@ -53,6 +53,7 @@ class RunContext:
         progress: called with (done, total, text) of the stage at work.
         stop: asks training to save its state and end.
         processes: that run the stage together.
+        engines: what generates.
     """
 
     config: Config
@@ -62,6 +63,7 @@ class RunContext:
     progress: Progress
     stop: Stop = field(default_factory=Stop)
     processes: Processes = field(default_factory=Processes)
+    engines: Engines = field(default_factory=Engines)
     dropped: dict[str, int] = field(default_factory=dict)
     _trimmed: set[tuple[str, bool]] = field(default_factory=set)
     _finishes: Counter[Finish] = field(default_factory=Counter)
@@ -112,7 +114,8 @@ class RunContext:
         return models.load(source, self.config, device=self.device, new_adapter=new_adapter)
 
     def close(self) -> None:
-        """Ends the executor's threads, if any were started."""
+        """Ends the executor's threads, if any were started, and lets the engine rest."""
+        self.engines.rest()
         if "executor" in self.__dict__:
             self.executor.close()
 
@@ -269,6 +272,7 @@ class RunContext:
                     stage.metric(step, name, value)
             self.progress(step, settings.steps, progress_line(statistics))
 
+        model.folder = ""  # it will be another one
         loop = self.config.training
         folder = training_folder(self.directory, stage.stage)
         fit(
@@ -301,9 +305,8 @@ class RunContext:
         """Greedy completions with the places of their prompts, in the order in which they are
         finished."""
         limits = self.config.prompt
-        engine = HfEngine(model, batch_size=self.config.generation.batch_size)
+        engine, adapter = self.engines.of(model, self.config, self.directory)
         sampling = Sampling(max_new_tokens=limits.max_completion_tokens)
-        adapter = active_adapter(model)
         done = 0
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
             block = range(start, min(start + BLOCK, len(prompts)))
