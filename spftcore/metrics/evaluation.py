@@ -130,7 +130,8 @@ def write_evaluation(
         folder.mkdir(parents=True, exist_ok=True)
         records.write_scores(folder / records.FILE, evaluation.scored)
         partial = folder / (SUMMARY + ".partial")
-        partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+        partial.write_text(text, "utf-8", errors="backslashreplace")
         partial.replace(folder / SUMMARY)
     except OSError as error:
         raise SpftError(
