@@ -20,12 +20,12 @@ from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
 from spftcore.inference.options import add_model_options, model_given
 from spftcore.metrics.efficiency import REPEATS
-from spftcore.metrics.evaluation import Evaluation, Judging, evaluate, write_evaluation
+from spftcore.metrics.evaluation import Judging, evaluate, write_evaluation
 from spftcore.metrics.predictions import Answer, read_answers
-from spftcore.metrics.scoring import EXECUTION, METRICS, Metric, Report, default_metrics
+from spftcore.metrics.scoring import METRICS, Metric, Report, default_metrics
 from spftcore.metrics.summary import DEFAULT_GROUPS, GROUPS
 from spftcore.metrics.tables import print_summary
-from spftcore.verify import Executor, Limits
+from spftcore.verify import Limits
 from spftcore.verify.outcomes import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
