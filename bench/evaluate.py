@@ -3,10 +3,10 @@
     python bench/evaluate.py --questions FILE --databases DIR [--output FILE]
 
 The answers: of every three questions one has its gold, one the gold of the next question on its
-database, one its gold with a comparison, limit or aggregate changed. Measured: the command in processes
-of their own, with and without the probes for ties; starting up and importing alone; the parts
-within one process; and the same golds and answers run by Python's `sqlite3` in one thread and
-compared once (sets of rows, as BIRD does), with nothing else done.
+database, one its gold with a comparison, limit or aggregate changed. Measured: the command in
+processes of their own, with and without the probes for ties; starting up and importing alone; the
+parts within one process; and the same golds and answers run by Python's `sqlite3` in one thread
+and compared once (sets of rows, as BIRD does), with nothing else done.
 """
 
 import argparse
