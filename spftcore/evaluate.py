@@ -177,6 +177,8 @@ def _run_one(
     console: Console,
     errors: Console,
 ) -> None:
+    from spftcore.evaluation_page import explained, write_page  # loads the SQL parser
+
     judging = Judging(
         metrics=chosen_metrics(arguments.metrics, benchmark, arguments.families),
         families=arguments.families,
@@ -199,8 +201,9 @@ def _run_one(
             found = predictor.predict(benchmark, output, resume=arguments.resume, report=report)
             answers, notes, heading = found.answers, found.notes, "Asking"
             system = predictor.system() | {"seconds": round(found.seconds, 2), "kept": found.kept}
-        evaluation = evaluate(benchmark, answers, judging, report)
+        evaluation = explained(evaluate(benchmark, answers, judging, report), benchmark, judging)
     write_evaluation(output, evaluation, benchmark, judging, system)
+    write_page(output, evaluation, benchmark, judging, name)
     print_summary(console, evaluation.summary, by)
     if notes:
         counts = ", ".join(f"{what} {n:,}" for what, n in notes.items())

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import apsw
+
 Row = tuple[Any, ...]
 
 # As the executor's default limits, which bound what it judges.
@@ -67,6 +69,21 @@ class Database:
 
     def close(self) -> None:
         self._connection.close()
+
+
+class SameSqlite(Database):
+    """The same with the SQLite that the executor has: another version may give rows in another
+    order, on which LIMIT and soft F1 hang."""
+
+    def _run(self, sql: str, lenient: bool) -> list[Row] | None:
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(f"file:{self.path}?mode=ro&immutable=1", flags=flags)
+        try:
+            return connection.execute(sql).fetchall()
+        except apsw.Error:
+            return None
+        finally:
+            connection.close()
 
 
 def spider(database: Database, gold: str, answer: str) -> bool | None:

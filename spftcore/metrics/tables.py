@@ -23,6 +23,8 @@ TITLES = {
     "vote": "majority vote",
 }
 
+RATIOS = frozenset(("ves_steps", "ves", "r_ves"))  # times 100, as BIRD gives them, but no shares
+
 
 def print_summary(console: Console, summary: Summary, by: Sequence[str] = DEFAULT_GROUPS) -> None:
     """The table of metrics, those by group, and what is left out or weak."""
@@ -41,7 +43,7 @@ def title(metric: str) -> str:
 
 def _print_metrics(console: Console, summary: Summary) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, header in enumerate(("metric", "right", "total", "share", "95 % interval")):
+    for number, header in enumerate(("metric", "right", "total", "score", "95 % interval")):
         table.add_column(header, justify="right" if number else "left")
     for name, score in summary.metrics.items():
         interval = (
@@ -50,7 +52,9 @@ def _print_metrics(console: Console, summary: Summary) -> None:
             else ""
         )
         right = "" if score.right is None else f"{score.right:,}"
-        table.add_row(title(name), right, f"{score.total:,}", f"[bold]{_share(score)}[/]", interval)
+        table.add_row(
+            title(name), right, f"{score.total:,}", f"[bold]{_share(score, name)}[/]", interval
+        )
     console.print(table)
 
 
@@ -65,7 +69,7 @@ def _print_groups(
         table.add_column(header, justify="right" if number else "left")
     for group, scores in groups.items():
         total = max(score.total for score in scores.values())
-        table.add_row(escape(group), f"{total:,}", *(_share(scores[m]) for m in metrics))
+        table.add_row(escape(group), f"{total:,}", *(_share(scores[m], m) for m in metrics))
     console.print(table)
 
 
@@ -102,5 +106,6 @@ def _remarks(summary: Summary) -> list[str]:
     return lines
 
 
-def _share(score: Score) -> str:
-    return f"{100 * score.mean:.1f} %" if score.total else "–"
+def _share(score: Score, metric: str = "") -> str:
+    unit = "" if metric in RATIOS else " %"
+    return f"{100 * score.mean:.1f}{unit}" if score.total else "–"

@@ -17,8 +17,9 @@ from spftcore.databases import Catalogue
 from spftcore.encoding import Encoder
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
+from spftcore.processes import Processes
 from spftcore.prompts import PromptRenderer, parse_sql
-from spftcore.rollout.hf import HfEngine, active_adapter
+from spftcore.rollout.engines import Engines
 from spftcore.rollout.requests import Finish, Sampling
 from spftcore.rollout.verifying import Tally, judged
 from spftcore.store import Answer, StageWriter, Store
@@ -51,6 +52,8 @@ class RunContext:
         databases: folder of the SQLite files.
         progress: called with (done, total, text) of the stage at work.
         stop: asks training to save its state and end.
+        processes: that run the stage together.
+        engines: what generates.
     """
 
     config: Config
@@ -59,6 +62,8 @@ class RunContext:
     databases: Path
     progress: Progress
     stop: Stop = field(default_factory=Stop)
+    processes: Processes = field(default_factory=Processes)
+    engines: Engines = field(default_factory=Engines)
     dropped: dict[str, int] = field(default_factory=dict)
     _trimmed: set[tuple[str, bool]] = field(default_factory=set)
     _finishes: Counter[Finish] = field(default_factory=Counter)
@@ -98,7 +103,8 @@ class RunContext:
         """Saves a checkpoint of the run; its path is given within the run's folder, which may be
         moved between a stop and a resume."""
         path = f"checkpoints/{name}"
-        models.save(model, self.directory / path)
+        weights = models.gathered(model)
+        self.processes.once(lambda: models.save(model, self.directory / path, weights))
         return path
 
     def load(self, path: str | Path, *, new_adapter: bool = False) -> LanguageModel:
@@ -108,7 +114,8 @@ class RunContext:
         return models.load(source, self.config, device=self.device, new_adapter=new_adapter)
 
     def close(self) -> None:
-        """Ends the executor's threads, if any were started."""
+        """Ends the executor's threads, if any were started, and lets the engine rest."""
+        self.engines.rest()
         if "executor" in self.__dict__:
             self.executor.close()
 
@@ -221,18 +228,22 @@ class RunContext:
 
     def prompt_notes(self) -> dict[str, int]:
         """How many prompts of the stage were trimmed, and how many answers are none or a part."""
+        trimmed = set().union(*self.processes.each(self._trimmed))
+        finishes = sum(self.processes.each(self._finishes), Counter[Finish]())
         notes = {
-            "schema trimmed to prompt.max_prompt_tokens": len(self._trimmed),
-            "no answer: prompt too long": self._finishes["too_long"],
-            "no answer: out of memory": self._finishes["failed"],
-            "cut at prompt.max_completion_tokens": self._finishes["length"],
+            "schema trimmed to prompt.max_prompt_tokens": len(trimmed),
+            "no answer: prompt too long": finishes["too_long"],
+            "no answer: out of memory": finishes["failed"],
+            "cut at prompt.max_completion_tokens": finishes["length"],
         }
         return {cause: count for cause, count in notes.items() if count}
 
     def answer_counts(self) -> dict[str, int]:
-        """How many answers the stage judged, and how many of them differ."""
-        counts = {"answers judged": self._tally.answers, "distinct answers": self._tally.distinct}
-        return counts if self._tally.answers else {}
+        """How many answers the stage judged, and how many of them differ (in each process)."""
+        tallies = self.processes.each(self._tally)
+        answers = sum(tally.answers for tally in tallies)
+        distinct = sum(tally.distinct for tally in tallies)
+        return {"answers judged": answers, "distinct answers": distinct} if answers else {}
 
     # -- steps that stages share ---------------------------------------------------------------
 
@@ -261,6 +272,7 @@ class RunContext:
                     stage.metric(step, name, value)
             self.progress(step, settings.steps, progress_line(statistics))
 
+        model.folder = ""  # it will be another one
         loop = self.config.training
         folder = training_folder(self.directory, stage.stage)
         fit(
@@ -281,11 +293,11 @@ class RunContext:
         stage.rejections("train", dropped)
 
     def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
-        """Greedy completions as text. A prompt over the limit gets an empty completion."""
-        texts = [""] * len(prompts)
-        for place, text in self.completions(model, prompts):
-            texts[place] = text
-        return texts
+        """Greedy completions as text; each process generates its share. A prompt over the limit
+        gets an empty completion."""
+        own = self.processes.share(prompts)
+        texts = dict(self.completions(model, own))
+        return self.processes.merged([texts[place] for place in range(len(own))])
 
     def completions(
         self, model: LanguageModel, prompts: Sequence[str]
@@ -293,9 +305,8 @@ class RunContext:
         """Greedy completions with the places of their prompts, in the order in which they are
         finished."""
         limits = self.config.prompt
-        engine = HfEngine(model, batch_size=self.config.generation.batch_size)
+        engine, adapter = self.engines.of(model, self.config, self.directory)
         sampling = Sampling(max_new_tokens=limits.max_completion_tokens)
-        adapter = active_adapter(model)
         done = 0
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
             block = range(start, min(start + BLOCK, len(prompts)))
@@ -321,7 +332,8 @@ class RunContext:
         evaluation: bool = False,
         training: bool = False,
     ) -> list[Answer]:
-        """A candidate's greedy SQL for each pair's question, judged by execution.
+        """A candidate's greedy SQL for each pair's question, judged by execution; each process
+        takes its share.
 
         Args:
             model: the candidate.
@@ -332,6 +344,17 @@ class RunContext:
                 training both are unjudged, since nothing can be learned from them.
             training: ask with the prompts that the pairs are trained on.
         """
+        own = self.processes.share(pairs)
+        return self.processes.merged(self._answer(model, candidate, own, evaluation, training))
+
+    def _answer(
+        self,
+        model: LanguageModel,
+        candidate: str,
+        pairs: Sequence[Pair],
+        evaluation: bool,
+        training: bool,
+    ) -> list[Answer]:
         prompts = [self.prompt(model, pair, training=training) for pair in pairs]
         questions = [(self.catalogue[pair.database].path, pair.sql) for pair in pairs]
         texts = self.completions(model, prompts)
