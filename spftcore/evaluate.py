@@ -20,12 +20,12 @@ from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
 from spftcore.inference.options import add_model_options, model_given
 from spftcore.metrics.efficiency import REPEATS
-from spftcore.metrics.evaluation import Evaluation, Judging, evaluate, write_evaluation
+from spftcore.metrics.evaluation import Judging, evaluate, write_evaluation
 from spftcore.metrics.predictions import Answer, read_answers
-from spftcore.metrics.scoring import EXECUTION, METRICS, Metric, Report, default_metrics
+from spftcore.metrics.scoring import METRICS, Metric, Report, default_metrics
 from spftcore.metrics.summary import DEFAULT_GROUPS, GROUPS
 from spftcore.metrics.tables import print_summary
-from spftcore.verify import Executor, Limits
+from spftcore.verify import Limits
 from spftcore.verify.outcomes import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
@@ -203,12 +203,16 @@ def _run_one(
             system = predictor.system() | {"seconds": round(found.seconds, 2), "kept": found.kept}
         evaluation = explained(evaluate(benchmark, answers, judging, report), benchmark, judging)
     write_evaluation(output, evaluation, benchmark, judging, system)
-    write_page(output, evaluation, benchmark, judging, name)
+    page = write_page(output, evaluation, benchmark, judging, name)
     print_summary(console, evaluation.summary, by)
     if notes:
         counts = ", ".join(f"{what} {n:,}" for what, n in notes.items())
         console.print(f"{heading}: {counts}.", highlight=False, markup=False)
     console.print(f"Scores: {output}", highlight=False, markup=False, soft_wrap=True)
+    if page is not None:
+        console.print(
+            f"Questions and mistakes: {page}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 @contextmanager

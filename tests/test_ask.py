@@ -344,7 +344,7 @@ def test_json_holds_what_json_has_no_word_for() -> None:
 
 def test_completion_knows_commands_tables_and_columns(catalogue: Catalogue) -> None:
     words = words_to_complete(catalogue["travel"])
-    assert completions(words, ".s", 0, ".s") == [".schema", ".sql"]
+    assert completions(words, ".s", 0, ".s") == [".schema ", ".sql "]
     assert completions(words, "how many CI", 9, "CI") == ["city", "city_id"]
     assert completions(words, ".schema v", 8, "v") == ["visit", "visit_id"]
     assert completions(words, "x ", 2, "") == []

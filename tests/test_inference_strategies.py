@@ -60,19 +60,26 @@ def test_what_does_not_run_has_no_vote() -> None:
 @pytest.mark.parametrize(
     "nothing", [outcome("E", 0), outcome("N", 1, null=True)], ids=["no rows", "only NULL"]
 )
-def test_at_equal_votes_a_result_that_says_nothing_loses(nothing: Outcome) -> None:
+def test_a_result_that_says_nothing_needs_more_than_four_times_the_votes(nothing: Outcome) -> None:
     full = candidate("full", 2, 1, -8.0, outcome("A"))
-    choice = choose([candidate("nothing", 2, 0, -0.1, nothing), full])
+    choice = choose([candidate("nothing", 8, 0, -0.1, nothing), full])
     assert choice is not None
     assert choice.candidate is full
-    assert choice.reason.endswith("another has as many votes, but gives no rows")
+    assert choice.reason == (
+        "2 of the 10 answers that run give this result; more give one that says nothing"
+    )
+    empty = candidate("nothing", 9, 0, -0.1, nothing)
+    choice = choose([empty, full])
+    assert choice is not None
+    assert choice.candidate is empty
+    assert choice.reason == "9 of the 11 answers that run give this result"
 
 
-def test_with_more_votes_an_empty_result_wins() -> None:
+def test_among_results_that_say_nothing_the_votes_decide() -> None:
     choice = choose(
         [
-            candidate("empty", 3, 0, -9.0, outcome("E", 0)),
-            candidate("full", 2, 1, -0.1, outcome("A")),
+            candidate("null", 1, 0, -0.1, outcome("N", null=True)),
+            candidate("empty", 2, 1, -9.0, outcome("E", 0)),
         ]
     )
     assert choice is not None
@@ -81,7 +88,10 @@ def test_with_more_votes_an_empty_result_wins() -> None:
 
 def test_at_equal_votes_the_more_probable_wins_and_then_the_first() -> None:
     likely = candidate("likely", 1, 2, -1.0, outcome("B"))
-    assert choose([candidate("a", 1, 1, -2.0, outcome("A")), likely]).candidate is likely  # type: ignore[union-attr]
+    choice = choose([candidate("a", 1, 1, -2.0, outcome("A")), likely])
+    assert choice is not None
+    assert choice.candidate is likely
+    assert choice.reason.endswith("; as many give another, whose SQL is less probable")
     greedy = candidate("greedy", 1, 0, -1.0, outcome("A"))
     choice = choose([likely, greedy])
     assert choice is not None

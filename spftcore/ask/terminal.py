@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
-from spftcore.ask.commands import COMMANDS
+from spftcore.ask.commands import HELP
 from spftcore.databases import Database
 
 HISTORY_LINES = 1000
@@ -43,7 +43,9 @@ def completions(words: Sequence[str], line: str, begin: int, typed: str) -> list
         typed: the word so far.
     """
     if line[:begin].strip() == "" and typed.startswith("."):
-        return [command for command in COMMANDS if command.startswith(typed)]
+        # A blank behind those that take something.
+        found = [usage for usage in HELP if usage.startswith(typed)]
+        return [usage.partition(" ")[0] + (" " if " " in usage else "") for usage in found]
     if not typed:
         return []
     return [word for word in words if word.lower().startswith(typed.lower())]

@@ -12,6 +12,10 @@ from spftcore.verify import Outcome, Status
 Repair = Literal["off", "errors", "empty"]
 REPAIRS: tuple[Repair, ...] = get_args(Repair)
 
+# A result that says nothing wins only with more than so many times the votes of any other: a wrong
+# condition gives no rows far more often than a question is asked whose answer is nothing.
+EMPTY_NEEDS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
@@ -112,10 +116,11 @@ def choose(candidates: Iterable[Candidate]) -> Choice | None:
     """Execution-guided choice.
 
     Of the candidates that run, those with the same result (as a bag of rows, columns by position)
-    stand together with one vote for each of their completions. Most votes win. At equal votes, a
-    result that says something wins over one without rows or of nothing but NULL; then the result
-    with the more probable SQL; then the one drawn first, the greedy one before all. Within the
-    result, the most probable SQL is taken, then the first.
+    stand together with one vote for each of their completions. Most votes win, where a result
+    without rows, or of nothing but NULL, needs more than `EMPTY_NEEDS` times the votes of any other
+    to win over it. At equal votes the result with the more probable SQL wins; then the one drawn
+    first, the greedy one before all. Within the result, the most probable SQL is taken, then the
+    first.
 
     If none runs, the greedy answer (or the first that holds SQL) is taken, with its error.
 
@@ -135,23 +140,24 @@ def choose(candidates: Iterable[Candidate]) -> Choice | None:
     voters = sum(votes.values())
     # `max` keeps the first of equals, and the groups are in the order in which they were drawn.
     members = {key: max(group, key=lambda c: c.logprob) for key, group in groups.items()}
-    best = max(
-        groups,
-        key=lambda key: (votes[key], not members[key].says_nothing, members[key].logprob),
-    )
+
+    def weight(key: str) -> tuple[int, bool, float]:
+        talks = not members[key].says_nothing
+        return votes[key] * (EMPTY_NEEDS if talks else 1), talks, members[key].logprob
+
+    best = max(groups, key=weight)
     taken = members[best]
-    rivals = [key for key in groups if key != best and votes[key] == votes[best]]
+    others = [key for key in groups if key != best]
     if voters == 1:
         reason = "the only answer" if len(everything) == 1 else "the only answer that runs"
-    elif len(groups) == 1:
+    elif not others:
         reason = f"all {voters} answers that run give this result"
     else:
         reason = f"{votes[best]} of the {voters} answers that run give this result"
-    if rivals:
-        talking = all(members[key].says_nothing for key in rivals) and not taken.says_nothing
-        reason += "; another has as many votes, but " + (
-            "gives no rows" if talking else "its SQL is less probable"
-        )
+    if any(votes[key] > votes[best] for key in others):
+        reason += "; more give one that says nothing"
+    elif any(weight(key)[:2] == weight(best)[:2] for key in others):
+        reason += "; as many give another, whose SQL is less probable"
     return Choice(taken, votes[best], voters, reason)
 
 
