@@ -1,12 +1,13 @@
 """Measures how often the mistake that is named first is the one that was made.
 
-    python bench/mistakes.py --databases DIR --pairs FILE [--output FILE]
+    python bench/mistakes.py --databases DIR --pairs FILE [--also DIR FILE] [--output FILE]
 
 Every gold gets one change of each kind that fits it, at a place drawn by a seed; what still gives
 the gold's result is dropped. Counted by kind: how often its class is named first, how often it is
 named at all, how many classes are named, and what was named first instead. Then the same golds
-written otherwise (aliases, order of joins and conditions, `count(*)`, BETWEEN) with one change,
-golds against themselves written otherwise (nothing should be found), and the speed.
+written otherwise (aliases, order of joins and conditions, sides, BETWEEN) with one change, golds
+against themselves written otherwise (nothing should be found), golds with two changes of different
+classes of which each alone would give another result, and the speed.
 """
 
 import argparse
@@ -55,6 +56,13 @@ def outer(tree: exp.Query) -> exp.Select:
     return tree
 
 
+def source_of(select: exp.Select) -> exp.Expr:
+    """What the FROM of a query begins with."""
+    if select.args.get("from_") is None:
+        raise NotHere
+    return select.args["from_"].this
+
+
 def comparisons(tree: exp.Expr) -> Iterator[exp.Expr]:
     """Conditions outside of joins."""
     for node in tree.find_all(exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Like):
@@ -78,7 +86,7 @@ def other_column(node: exp.Column, database: Database, draw: random.Random) -> N
     name = node.table
     tables = {t.alias_or_name.lower(): t.name for t in select.find_all(exp.Table)}
     if not name:
-        name = select.args["from_"].this.alias_or_name
+        name = source_of(select).alias_or_name
     table = database.find(tables.get(name.lower(), ""))
     if table is None:
         raise NotHere
@@ -141,7 +149,7 @@ def count_column(tree: exp.Query, database: Database, draw: random.Random) -> No
     counts = [n for n in tree.find_all(exp.Count) if isinstance(n.this, exp.Star)]
     node = pick(draw, [n for n in counts if n.find_ancestor(exp.Order, exp.Select).key == "select"])
     select = node.find_ancestor(exp.Select)
-    source = select.args["from_"].this
+    source = source_of(select)
     table = database.find(source.name) if isinstance(source, exp.Table) else None
     if table is None:
         raise NotHere
@@ -201,7 +209,7 @@ def missing_column(tree: exp.Query, _: Database, draw: random.Random) -> None:
 
 def extra_column(tree: exp.Query, database: Database, draw: random.Random) -> None:
     select = outer(tree)
-    source = select.args["from_"].this
+    source = source_of(select)
     table = database.find(source.name) if isinstance(source, exp.Table) else None
     if table is None:
         raise NotHere
@@ -277,7 +285,7 @@ def join_left(tree: exp.Query, _: Database, draw: random.Random) -> None:
 def table(tree: exp.Query, database: Database, draw: random.Random) -> None:
     """Another table that has the columns the query uses."""
     select = outer(tree)
-    source = select.args["from_"].this
+    source = source_of(select)
     if select.args.get("joins") or not isinstance(source, exp.Table):
         raise NotHere
     names = {
@@ -502,27 +510,96 @@ def false_alarms(golds: list[tuple[Database, str]]) -> dict[str, Any]:
     return {"golds": asked, "differences": dict(seen)}
 
 
+def two_changes(golds: list[tuple[Database, str]], executor: Executor) -> dict[str, Any]:
+    """Golds with two changes of different classes that both matter: are both named?"""
+    tried = []
+    for number, (database, gold) in enumerate(golds):
+        draw = random.Random(f"two {number}")
+        try:
+            tree = styled(gold, database).tree
+        except UNREADABLE:
+            continue
+        edits = [edit for edit in EDITS if edit[1] not in ("set operation", "nesting")]
+        first, second = draw.sample(edits, 2)
+        alone, other, both = tree.copy(), tree.copy(), tree.copy()
+        try:
+            first[2](alone, database, random.Random(number))
+            second[2](other, database, random.Random(number))
+            first[2](both, database, random.Random(number))
+            second[2](both, database, random.Random(number))
+            texts = [print_sql(one) for one in (alone, other, both)]
+        except (NotHere, Replaced, AttributeError, *UNREADABLE):
+            continue
+        if first[1] != second[1]:
+            tried.append((database, gold, texts, {first[1], second[1]}))
+    judged = executor.verify([(db.path, gold, texts) for db, gold, texts, _ in tried])
+    scored, made = [], []
+    for (db, gold, texts, kinds), verdicts in zip(tried, judged, strict=True):
+        if all(v.verdict is Verdict.WRONG and v.candidate.ran for v in verdicts):
+            scored.append(
+                Scored(str(len(made)), db.id, "", gold, texts[2], status="ok", scores={"bag": 0.0})
+            )
+            made.append(kinds)
+    files = {db.id: db.path for db, _, _, _ in tried}
+    named = [set(one.mistakes) for one in find_mistakes(scored, files, executor)]
+    first_named = [one.mistakes[0] for one in find_mistakes(scored, files, executor)]
+    pairs = list(zip(made, named, strict=True))
+    return {
+        "answers": len(made),
+        "both named": round(sum(k <= n for k, n in pairs) / max(1, len(made)), 4),
+        "one named": round(sum(bool(k & n) for k, n in pairs) / max(1, len(made)), 4),
+        "first is one of them": round(
+            sum(f in k for f, k in zip(first_named, made, strict=True)) / max(1, len(made)), 4
+        ),
+        "something else named": round(sum(bool(n - k) for k, n in pairs) / max(1, len(made)), 4),
+        "missed": dict(Counter(kind for k, n in pairs for kind in k - n).most_common(6)),
+    }
+
+
+def read_golds(folder: Path, path: Path) -> list[tuple[Database, str]]:
+    """(database, gold) of every question whose database is there."""
+    catalogue = Catalogue.open(folder)
+    records = json.loads(path.read_text())
+    return [
+        (catalogue[r["db_id"]], r.get("query") or r["SQL"])
+        for r in records
+        if r["db_id"] in catalogue
+    ]
+
+
+def measure_all(
+    golds: list[tuple[Database, str]], executor: Executor, show: str | None
+) -> dict[str, Any]:
+    """Everything that is measured of one benchmark."""
+    cases = changed(golds, False)
+    plain, explained = measure(cases, executor)
+    otherwise, _ = measure(changed(golds, True), executor)
+    if show:
+        by_text = {(gold, sql): (name, kind) for name, kind, _, gold, sql in cases}
+        for one in explained:
+            name, kind = by_text[one.gold, one.sql]
+            if name == show and one.mistakes[0] != kind:
+                print(one.mistakes, one.database, one.gold, one.sql, sep="\n  ")
+    return {
+        "golds": len(golds),
+        "one change": plain,
+        "one change, written otherwise": otherwise,
+        "no change, written otherwise": false_alarms(golds),
+        "two changes": two_changes(golds, executor),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--databases", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument(
+        "--also", nargs=2, type=Path, action="append", default=[], metavar=("DIR", "FILE")
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--show", help="print answers of this change that were named otherwise")
     parser.add_argument("--output", type=Path, default=Path("bench/results/mistakes.json"))
     args = parser.parse_args()
-    catalogue = Catalogue.open(args.databases)
-    records = json.loads(args.pairs.read_text())
-    golds = [(catalogue[r["db_id"]], r["query"]) for r in records if r["db_id"] in catalogue]
-    with Executor(threads=args.threads) as executor:
-        cases = changed(golds, False)
-        plain, explained = measure(cases, executor)
-        otherwise, _ = measure(changed(golds, True), executor)
-    if args.show:
-        by_text = {(gold, sql): (name, kind) for name, kind, _, gold, sql in cases}
-        for one in explained:
-            name, kind = by_text[one.gold, one.sql]
-            if name == args.show and one.mistakes[0] != kind:
-                print(one.mistakes, one.database, one.gold, one.sql, sep="\n  ")
     report = {
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
@@ -532,11 +609,12 @@ def main() -> None:
             "sqlglot": sqlglot.__version__,
             "apsw": apsw.apsw_version(),
         },
-        "golds": len(golds),
-        "one change": plain,
-        "one change, written otherwise": otherwise,
-        "no change, written otherwise": false_alarms(golds),
     }
+    with Executor(threads=args.threads) as executor:
+        golds = read_golds(args.databases, args.pairs)
+        report |= measure_all(golds, executor, args.show)
+        for folder, path in args.also:
+            report[str(path)] = measure_all(read_golds(folder, path), executor, None)
     print(json.dumps(report, indent=2, ensure_ascii=False))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")

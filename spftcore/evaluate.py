@@ -207,12 +207,16 @@ def _run_one(
             system = predictor.system() | {"seconds": round(found.seconds, 2), "kept": found.kept}
         evaluation = explained(evaluate(benchmark, answers, judging, report), benchmark, judging)
     write_evaluation(output, evaluation, benchmark, judging, system)
-    write_page(output, evaluation, benchmark, judging, name)
+    page = write_page(output, evaluation, benchmark, judging, name)
     print_summary(console, evaluation.summary, by)
     if notes:
         counts = ", ".join(f"{what} {n:,}" for what, n in notes.items())
         console.print(f"{heading}: {counts}.", highlight=False, markup=False)
     console.print(f"Scores: {output}", highlight=False, markup=False, soft_wrap=True)
+    if page is not None:
+        console.print(
+            f"Questions and mistakes: {page}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 @contextmanager

@@ -147,6 +147,13 @@ def test_invalid_sql_and_no_answer_are_counted(run, questions, tmp_path):
     assert summary["no_answer"] == 1
 
 
+def test_half_a_surrogate_in_an_answer_is_scored_and_written_as_it_came(run, questions, tmp_path):
+    answers = write(tmp_path / "p.json", ["select 4", "select '\ud800'", "select '\u2028'"])
+    code, _, err, scores, _ = run(questions, "--predictions", answers)
+    assert (code, err) == (0, "")
+    assert [one.sql for one in scores[1:]] == ["select '\ud800'", "select '\u2028'"]
+
+
 def test_golds_given_as_predictions_are_remarked(run, questions, tmp_path):
     golds = [record["query"] for record in json.loads(questions.read_text())]
     _, out, _, _, _ = run(questions, "--predictions", write(tmp_path / "p.json", golds))

@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,14 @@ def write_evaluation(
     judging: Judging,
     system: Mapping[str, Any],
 ) -> None:
-    """Writes `scores.jsonl` and `summary.json` into a folder, which is made if need be.
+    """Writes `scores.jsonl` and `summary.json` into a folder, which is made if need be; an earlier
+    evaluation's are replaced.
 
     Args:
         system: what was evaluated: the file of predictions, or the model and how it was asked.
 
     Raises:
-        SpftError: the folder holds something else than an evaluation, or cannot be written to.
+        SpftError: the folder cannot be written to.
     """
     summary = {
         "format": FORMAT,
@@ -117,14 +119,19 @@ def write_evaluation(
             "repeats": judging.repeats,
             "limits": asdict(judging.limits),
         },
-        "versions": {"sqlite": apsw.sqlite_lib_version(), "python": platform.python_version()},
+        "versions": {
+            "spftcore": version("spftcore"),
+            "sqlite": apsw.sqlite_lib_version(),
+            "python": platform.python_version(),
+        },
         **as_json(evaluation.summary),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         records.write_scores(folder / records.FILE, evaluation.scored)
         partial = folder / (SUMMARY + ".partial")
-        partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+        partial.write_text(text, "utf-8", errors="backslashreplace")
         partial.replace(folder / SUMMARY)
     except OSError as error:
         raise SpftError(

@@ -73,14 +73,19 @@ def find_mistakes(
         executor,
         metric,
     )
+    proved = _proved(
+        [
+            (scored[i], reading, schemas[scored[i].database])
+            for i, why, reading in zip(chosen, whys, readings, strict=True)
+            if not why and not scored[i].near_miss
+        ],
+        executor,
+    )
     found = list(scored)
     for place, (i, why, reading) in enumerate(zip(chosen, whys, readings, strict=True)):
-        one = scored[i]
-        proved: tuple[str, ...] = ()
-        if not why and not one.near_miss:
-            proved = _proved(one, reading, schemas[one.database], executor)
         telling, harmless = tried.get(place, (frozenset(), frozenset()))
-        found[i] = replace(one, mistakes=ordered_classes(reading, why, proved, telling, harmless))
+        mistakes = ordered_classes(reading, why, proved.get(scored[i].id, ()), telling, harmless)
+        found[i] = replace(scored[i], mistakes=mistakes)
     return found
 
 
@@ -153,14 +158,22 @@ def _exchanged(query: exp.Select, other: exp.Select, clause: str) -> exp.Select:
 
 
 def _proved(
-    one: Scored, reading: Reading | None, database: Database, executor: Executor
-) -> tuple[str, ...]:
-    try:
-        gold = executor.rows(database.path, one.gold)[1]
-        answer = executor.rows(database.path, one.sql)[1]
-    except SpftError:
-        return ()
-    if max(len(gold), len(answer)) > _MOST_ROWS:
-        return ()
-    ordered = reading is not None and reading.gold.args.get("order") is not None
-    return result_mistakes(gold, answer, ordered)
+    cases: Sequence[tuple[Scored, Reading | None, Database]], executor: Executor
+) -> dict[str, tuple[str, ...]]:
+    """What the results prove, by question id."""
+    outcomes = executor.execute(
+        [(database.path, sql) for one, _, database in cases for sql in (one.gold, one.sql)]
+    )
+    found = {}
+    for number, (one, reading, database) in enumerate(cases):
+        gold, answer = outcomes[2 * number], outcomes[2 * number + 1]
+        most = max(gold.rows, answer.rows)
+        # Columns too many or too few are proved row by row.
+        comparable = gold.columns == answer.columns or gold.rows == answer.rows
+        if not (gold.ran and answer.ran and comparable and most <= _MOST_ROWS):
+            continue
+        ordered = reading is not None and reading.gold.args.get("order") is not None
+        with suppress(SpftError):
+            rows = [executor.rows(database.path, sql)[1] for sql in (one.gold, one.sql)]
+            found[one.id] = result_mistakes(rows[0], rows[1], ordered)
+    return found
