@@ -163,10 +163,14 @@ def run(arguments: argparse.Namespace, console: Console, errors: Console) -> Non
         from spftcore.inference.predicting import Predictor  # loads PyTorch, which takes seconds
 
         predictor = Predictor(*model_given(arguments))
-    for benchmark in benchmarks:
-        if len(benchmarks) > 1:
-            console.print(f"\n{benchmark.path}", highlight=False, markup=False, soft_wrap=True)
-        _run_one(arguments, benchmark, predictor, by, console, errors)
+    try:
+        for benchmark in benchmarks:
+            if len(benchmarks) > 1:
+                console.print(f"\n{benchmark.path}", highlight=False, markup=False, soft_wrap=True)
+            _run_one(arguments, benchmark, predictor, by, console, errors)
+    finally:
+        if predictor is not None:
+            predictor.close()
 
 
 def _run_one(

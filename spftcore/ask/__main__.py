@@ -81,6 +81,7 @@ def open_session(arguments: argparse.Namespace, errors: Console) -> Iterator[Ses
     with errors.status("loading the model"):
         model = OpenModel(source)
     with (
+        model,
         Executor(threads=1, limits=limits) as executor,
         model.answerer(catalogue, strategy, threads=1) as answerer,
     ):

@@ -22,7 +22,11 @@ from spftcore.export import locate
 from spftcore.inference.answering import Answerer, Prompting
 from spftcore.inference.strategies import Strategy
 from spftcore.prompts import PromptRenderer
-from spftcore.rollout.hf import HfEngine, active_adapter
+from spftcore.rollout.engines import open_engine
+from spftcore.rollout.hf import active_adapter
+from spftcore.rollout.requests import Engine
+from spftcore.rollout.served import ServedEngine
+from spftcore.rollout.vllm_engine import VllmEngine
 from spftcore.verify import Executor, Limits
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -144,19 +148,41 @@ def _digest_of(path: Path | str, config: Config) -> str:
 
 
 class OpenModel:
-    """A loaded model, to be asked about any databases.
+    """A loaded model, to be asked about any databases; a context manager, since an engine may be
+    a process of its own.
 
     Raises:
         SpftError: the model cannot be loaded, or there is not the device asked for.
     """
 
     def __init__(self, source: ModelSource) -> None:
-        config = source.config
+        config, path = source.config, str(source.path)
         self.source = source
-        self._device = models.pick_device(config)
-        loaded = models.load(source.path, config, device=self._device)
-        self._engine = HfEngine(loaded, batch_size=config.generation.batch_size)
-        self._adapter = active_adapter(loaded)
+        self._engine: Engine
+        self._adapter: str | None = None
+        if config.generation.engine == "hf":
+            loaded = models.load(path, config, device=models.pick_device(config))
+            self._engine = open_engine(config, loaded)
+            self._adapter = active_adapter(loaded)
+            return
+        is_adapter = (Path(path) / adapters.ADAPTER_FILE).is_file()
+        engine = open_engine(config, adapters.base_of(path) if is_adapter else path)
+        assert isinstance(engine, (VllmEngine, ServedEngine))
+        if is_adapter:
+            self._adapter = path
+            engine.load_adapter(path, path)
+        self._engine = engine
+
+    def close(self) -> None:
+        """Ends the engine, where it is a process of its own."""
+        if isinstance(self._engine, VllmEngine):
+            self._engine.close()
+
+    def __enter__(self) -> OpenModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @contextmanager
     def answerer(

@@ -120,6 +120,12 @@ class Predictor:
             _notes(ordered),
         )
 
+    def close(self) -> None:
+        """Lets the model go."""
+        if self._model is not None:
+            self._model.close()
+            self._model = None
+
     def system(self) -> dict[str, Any]:
         """The model and how it was asked, for the record of an evaluation."""
         config = self.source.config
@@ -166,6 +172,8 @@ class Predictor:
             config.prompt.max_completion_tokens,
             config.model.chat_template,
             config.limits.model_dump(mode="json"),
+            # What a server answers with is its own affair, as far as its name tells.
+            [config.generation.engine, config.generation.url, config.generation.served_model],
             prompt,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -186,7 +186,7 @@ class ServedEngine:
                 "return_token_ids": True,
             }
             if drawn:
-                found["seed"] = draw_seed(sampling.seed, place, sample)
+                found["seed"] = draw_seed(sampling.seed, sampling.key(place), sample)
             if grammars is not None and grammars[place]:
                 found["structured_outputs"] = {"grammar": grammars[place]}
             return found

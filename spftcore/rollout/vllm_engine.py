@@ -269,7 +269,7 @@ class VllmEngine:
                 if len(prompt) >= self.context:
                     yield from _copies(Completion(i, sample, "", (), (), "too_long"), copies)
                 else:
-                    pending[i, sample] = draw_seed(sampling.seed, i, sample)
+                    pending[i, sample] = draw_seed(sampling.seed, sampling.key(i), sample)
         told, refused = self.restarts, sum(self.failures.values())
         while pending:
             asked = sorted({i for i, _ in pending})
@@ -322,9 +322,9 @@ def _copies(completion: Completion, count: int) -> Iterator[Completion]:
         yield replace(completion, sample=sample)
 
 
-def draw_seed(seed: int, prompt: int, sample: int) -> int:
+def draw_seed(seed: int, key: int, sample: int) -> int:
     """The seed of one completion, from what it may depend on alone."""
-    text = f"{seed}:{prompt}:{sample}".encode()
+    text = f"{seed}:{key}:{sample}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "little")
 
 
