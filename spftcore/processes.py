@@ -76,17 +76,22 @@ class Processes:
 
     def merged(self, own: Sequence[Item]) -> list[Item]:
         """The list again, of what each process has made of its `share`, one result an item."""
-        if self.size == 1:
-            return list(own)
-        import torch.distributed as dist
-
-        parts: list[Any] = [None] * self.size
-        with _reached():
-            dist.all_gather_object(parts, list(own), group=self.group)
+        parts = self.each(list(own))
         merged: list[Any] = [None] * sum(map(len, parts))
         for rank, part in enumerate(parts):
             merged[rank :: self.size] = part
         return merged
+
+    def each(self, own: Item) -> list[Item]:
+        """What every process has, in their order, in all of them."""
+        if self.size == 1:
+            return [own]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        with _reached():
+            dist.all_gather_object(values, own, group=self.group)
+        return values
 
     def once(self, make: Callable[[], Item]) -> Item:
         """What the first process makes, in all of them.

@@ -38,6 +38,7 @@ from spftcore.training.checkpoints import training_folder
 from spftcore.training.stopping import Stop, Stopped
 
 if TYPE_CHECKING:
+    from spftcore.rollout.engines import Engines
     from spftcore.stages.context import RunContext
 
 PROGRESS_SECONDS = 0.2  # how often a worker reports, at most
@@ -101,7 +102,10 @@ def _start_worker(
     lock = (directory / ".workers").open("w")
     fcntl.flock(lock, fcntl.LOCK_SH)
     _quiet_libraries(threads)
+    from spftcore.rollout.engines import Engines
+
     _worker.update(
+        engines=Engines(),
         config=config,
         directory=directory,
         databases=databases,
@@ -138,7 +142,10 @@ def _run_stage(name: str) -> None:
             _worker["messages"].put((name, done, total, text))
 
     directory, store, stop = _worker["directory"], _worker["store"], _worker["stop"]
-    context = RunContext(_worker["config"], directory, store, _worker["databases"], progress, stop)
+    config, databases = _worker["config"], _worker["databases"]
+    context = RunContext(
+        config, directory, store, databases, progress, stop, engines=_worker["engines"]
+    )
     try:
         _complete(_worker["stages"][name], context)
     except SpftError:
@@ -159,12 +166,17 @@ def _complete(stage: Stage, context: RunContext) -> None:
 
     name, directory = stage.name, context.directory
     with context.store.stage(name) as writer:
-        stage.run(context, writer)
-        writer.rejections("prompt", context.prompt_notes())
-        writer.rejections("cluster", context.cluster_notes())
+        _work(stage, context, writer)
         write_curves(directory / "tensorboard" / name, writer.metrics())
     track(context.config, directory, name, writer.metrics())
     shutil.rmtree(training_folder(directory, name), ignore_errors=True)
+
+
+def _work(stage: Stage, context: RunContext, writer: StageWriter) -> None:
+    stage.run(context, writer)
+    writer.rejections("prompt", context.prompt_notes())
+    writer.rejections("cluster", context.cluster_notes())
+    writer.result |= context.answer_counts()
 
 
 def _leave() -> None:
@@ -273,7 +285,9 @@ def run_together(
     stop.on_signals(signal.SIGTERM, signal.SIGINT)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     _quiet_libraries(config.run.threads or max(1, (cores or 1) // processes.on_machine))
-    stages = plan(config)
+    from spftcore.rollout.engines import Engines
+
+    stages, engines = plan(config), Engines()
     finished = processes.once(lambda: _cleared(_owned(store), directory))
     done = len(finished & {stage.name for stage in stages})
     snapshot = directory / ".run.snapshot.sqlite"
@@ -288,12 +302,15 @@ def run_together(
             if store or not stage.by_one:
                 own = store or Store.of_snapshot(snapshot)
                 alone = Processes() if stage.by_one else processes
-                _run_together(stage, config, directory, databases, own, alone, stop, display)
+                _run_together(
+                    stage, config, directory, databases, own, alone, engines, stop, display
+                )
                 if not store:
                     own.close()
             processes.wait()
             if display and store:
                 display.finished(stage.name, store)
+    engines.close()
     if store:
         snapshot.unlink(missing_ok=True)
 
@@ -310,6 +327,7 @@ def _run_together(
     databases: Path,
     store: Store,
     processes: Processes,
+    engines: Engines,
     stop: Stop,
     display: _Display | None,
 ) -> None:
@@ -322,12 +340,12 @@ def _run_together(
             messages.put((stage.name, done, total, text))
             display.update(messages)
 
-    context = RunContext(config, directory, store, databases, progress, stop, processes)
+    context = RunContext(config, directory, store, databases, progress, stop, processes, engines)
     try:
         if display:
             _complete(stage, context)
         else:
-            stage.run(context, StageWriter(stage.name))
+            _work(stage, context, StageWriter(stage.name))
     except SpftError as error:
         if isinstance(error, FailedElsewhere):
             raise

@@ -235,8 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, stop)
     config: Config | None = None
     try:
-        arguments = parser().parse(argv)
         processes = Processes.joined()
+        arguments = processes.once(lambda: parser().parse(argv))
         config = processes.once(lambda: settings(arguments))
         _work(config, arguments.dry_run, console, processes)
         return 0

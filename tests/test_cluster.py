@@ -463,8 +463,9 @@ def test_weights_and_adapters_are_changed_between_calls(
     (tmp_path / "weights.txt").write_text("next")
     two_engines.load_weights(tmp_path)
     assert texts(None) == {"next"}
-    with pytest.raises(SpftError, match="mine"):
-        texts("mine")
+    assert texts("mine") == {"next and adapter"}
+    with pytest.raises(SpftError, match="third"):
+        texts("third")
 
 
 def test_a_model_that_cannot_be_opened_is_an_error_that_says_why(

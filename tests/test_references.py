@@ -50,9 +50,9 @@ class Play:
         with self.store.stage("vbi_2_feedback") as stage:
             stage.candidate("vbi_2", None, str(self.opponent), 5, 10)
 
-        def generate(_: RunContext, __: LanguageModel, prompts: Sequence[str]) -> list[str]:
+        def completions(_: RunContext, __: LanguageModel, prompts: Sequence[str]) -> Any:
             self.generated += prompts
-            return ["select count(*) from visit"] * len(prompts)
+            return enumerate(["select count(*) from visit"] * len(prompts))
 
         computed = self_play._logprobs
 
@@ -62,7 +62,7 @@ class Play:
             self.scored += [pair.id for pair in pairs]
             return computed(context, model, pairs, answers)
 
-        monkeypatch.setattr(RunContext, "generate", generate)
+        monkeypatch.setattr(RunContext, "completions", completions)
         monkeypatch.setattr(self_play, "_logprobs", logprobs)
 
     def answers(self, iteration: int) -> tuple[int, int]:

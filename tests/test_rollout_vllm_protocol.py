@@ -126,9 +126,9 @@ def test_adapters_are_asked_for_by_name(python: Path, model: Path, tmp_path: Pat
         for name, number in ((None, 0), ("second", 2), ("first", 1)):
             (got,) = engine.generate([[3, 5]], Sampling(max_new_tokens=5), adapter=name)
             assert got.ids == expected([3, 5], number, 5)
-        with pytest.raises(SpftError, match="'third'.*first, second"):
+        with pytest.raises(SpftError, match=r"'third'.*first, second"):
             list(engine.generate([[3]], Sampling(), adapter="third"))
-        with pytest.raises(SpftError, match="rank 64.*up to rank 8"):
+        with pytest.raises(SpftError, match=r"rank 64.*up to rank 8"):
             engine.load_adapter("wide", tmp_path / "wide")
         with pytest.raises(SpftError, match="is no adapter"):
             engine.load_adapter("none", tmp_path)
@@ -157,7 +157,7 @@ def test_a_worker_that_dies_twice_is_an_error_with_what_it_wrote(
 
 
 def test_an_engine_that_raises_is_started_again(engine: VllmEngine) -> None:
-    with pytest.raises(SpftError, match="twice.*out of memory"):
+    with pytest.raises(SpftError, match=r"twice.*out of memory"):
         list(engine.generate([[fake.RAISES, 3]], Sampling(max_new_tokens=5)))
     assert engine.restarts == 1
 
@@ -197,7 +197,7 @@ def test_a_restart_opens_the_weights_that_were_loaded_last(
 def test_weights_that_cannot_be_loaded_are_an_error(engine: VllmEngine, tmp_path: Path) -> None:
     broken = checkpoint(tmp_path / "broken")
     (broken / "broken").touch()
-    with pytest.raises(SpftError, match="could not load.*the weights are broken"):
+    with pytest.raises(SpftError, match=r"could not load.*the weights are broken"):
         engine.load_weights(broken)
 
 

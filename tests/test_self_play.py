@@ -160,15 +160,16 @@ class Run:
     def play(self, system: str, monkeypatch: pytest.MonkeyPatch) -> list[PreferencePair]:
         """Plays iteration 1 and returns what was trained on."""
 
-        def generate(_: RunContext, __: LanguageModel, prompts: Sequence[str]) -> list[str]:
-            return [answer for _, answer, _ in PLAYED][: len(prompts)]
+        def completions(_: RunContext, __: LanguageModel, prompts: Sequence[str]) -> Any:
+            answers = [answer for _, answer, _ in PLAYED][: len(prompts)]
+            return reversed(list(enumerate(answers)))  # finished in any order
 
         trained: list[PreferencePair] = []
 
         def fit(_: object, items: Sequence[PreferencePair], *__: Any, **___: Any) -> None:
             trained.extend(items)
 
-        monkeypatch.setattr(RunContext, "generate", generate)
+        monkeypatch.setattr(RunContext, "completions", completions)
         monkeypatch.setattr("spftcore.stages.context.fit", fit)
         with self.store.stage(f"{system}_1_answers") as stage:
             self_play.answers(self.context, stage, system, 1)

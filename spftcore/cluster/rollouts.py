@@ -180,9 +180,8 @@ class ClusterEngine:
         return self._workers.lost
 
     def load_weights(self, model: str | Path) -> None:
-        """Answers with another model from now on; its adapters are to be loaded anew."""
+        """Answers with another model from now on; adapters stay known."""
         self._model = Tree.of(model)
-        self._adapters = {}
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Makes an adapter (a `peft` folder) known by a name; one known by it is replaced."""

@@ -9,11 +9,9 @@ from spftcore.cluster.connection import connected, cpus
 from spftcore.cluster.rollouts import ClusterEngine
 from spftcore.cluster.verification import ClusterExecutor
 from spftcore.config import Config
-from spftcore.models import LanguageModel
-from spftcore.rollout.hf import HfEngine
+from spftcore.rollout.engines import open_engine
+from spftcore.rollout.requests import Engine
 from spftcore.verify import Limits
-
-ADAPTER = "candidate"
 
 
 def open_executor(config: Config, limits: Limits, processes: int) -> ClusterExecutor:
@@ -33,18 +31,13 @@ def open_executor(config: Config, limits: Limits, processes: int) -> ClusterExec
     )
 
 
-def open_hf(config: Config, folder: str) -> HfEngine:
-    """An engine with a model in it, on the device that its worker was given."""
-    import torch
-
-    from spftcore import models
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = models.load(folder, config, device=device)
-    return HfEngine(model, batch_size=config.generation.batch_size)
+def open_there(config: Config, folder: str) -> Engine:
+    """The engine of `generation.*` with a model in it, on the device that its actor was given."""
+    here = config.model_copy(update={"run": config.run.model_copy(update={"device": "auto"})})
+    return open_engine(here, folder)
 
 
-def open_engine(config: Config, base: str | Path, processes: int) -> ClusterEngine:
+def open_cluster_engine(config: Config, base: str | Path, processes: int) -> ClusterEngine:
     """The engine of one of a run's processes; they share the engines out.
 
     Raises:
@@ -52,19 +45,10 @@ def open_engine(config: Config, base: str | Path, processes: int) -> ClusterEngi
     """
     asked = config.cluster
     return ClusterEngine(
-        partial(open_hf, config),
+        partial(open_there, config),
         base,
         address=asked.address,
         engines=max(1, asked.engines // processes),
         cpus=asked.engine_cpus,
         gpus=asked.engine_gpus,
     )
-
-
-def give(engine: ClusterEngine, model: LanguageModel, folder: Path) -> str | None:
-    """Lets an engine answer as a model does that was written to a folder; the adapter to ask."""
-    if not model.parent:
-        engine.load_weights(folder)
-        return None
-    engine.load_adapter(ADAPTER, folder)
-    return ADAPTER

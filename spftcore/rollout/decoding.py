@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from spftcore.models import LanguageModel
+from spftcore.rollout.growing_cache import growing_cache
 from spftcore.rollout.requests import Sampling
 from spftcore.rollout.sampling import next_tokens, row_chance
 
@@ -63,10 +63,13 @@ class Batch:
         self._temperature = sampling.temperature
         known = inspect.signature(model.causal_lm.forward).parameters
         self._takes_positions = "position_ids" in known
+        # Mamba's name for it; a model without attention has no use for a mask of what it has read.
+        self._recurrent = "cache_params" in known
+        self._cache_name = "cache_params" if self._recurrent else "past_key_values"
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
         self._last_position = (context_tokens(model) or 1 << 31) - 1
         self._tokens: Tensor  # [R], the newest
-        self._cache: Any = DynamicCache(config=model.causal_lm.config)
+        self._cache: Any = growing_cache(model.causal_lm.config)
         self._uniform = None
         if sampling.temperature > 0:
             drawn = []
@@ -123,9 +126,9 @@ class Batch:
         given = {"position_ids": positions} if self._takes_positions else {}
         output = self._model(
             input_ids=ids,
-            attention_mask=self._mask,
-            past_key_values=self._cache,
+            attention_mask=self._mask[:, -ids.shape[1] :] if self._recurrent else self._mask,
             use_cache=True,
+            **{self._cache_name: self._cache},
             **given,
             **self._last_only,
         )

@@ -124,6 +124,7 @@ class VllmEngine:
         self._patience = {"start_seconds": start_seconds, "silent_seconds": silent_seconds}
         self._adapters: dict[str, tuple[str, int, str]] = {}
         self._loaded = 0
+        self._refusal = ""
         self._worker: WorkerProcess | InProcess | None = None
         self.context = self._open()
 
@@ -155,6 +156,7 @@ class VllmEngine:
             raise SpftError(
                 f"vLLM cannot open the model '{self._model}': {error}. Check that the model loads "
                 "with generation.engine=hf; if memory is short, lower generation.gpu_memory."
+                + (f" What vLLM printed is in {self._log}." if self._log else "")
             ) from error
         return int(reply["context"])
 
@@ -267,8 +269,8 @@ class VllmEngine:
                 if len(prompt) >= self.context:
                     yield from _copies(Completion(i, sample, "", (), (), "too_long"), copies)
                 else:
-                    pending[i, sample] = draw_seed(sampling.seed, i, sample)
-        told = self.restarts
+                    pending[i, sample] = draw_seed(sampling.seed, sampling.key(i), sample)
+        told, refused = self.restarts, sum(self.failures.values())
         while pending:
             asked = sorted({i for i, _ in pending})
             request = {
@@ -299,6 +301,9 @@ class VllmEngine:
                     "completions that are not finished."
                 )
                 self.context = self._open()
+        refused = sum(self.failures.values()) - refused
+        if refused:
+            self._say(f"vLLM refused {refused} prompts; the last time it said: {self._refusal}")
 
     def _completion(self, reply: Mapping[str, Any]) -> Completion | None:
         if "completion" in reply:
@@ -306,6 +311,7 @@ class VllmEngine:
             return Completion(prompt, sample, text, tuple(ids), tuple(logprobs), finish)
         if "failed" in reply:
             prompt, sample, reason = reply["failed"]
+            self._refusal = reason
             self.failures[reason] = self.failures.get(reason, 0) + 1
             return Completion(prompt, sample, "", (), (), "failed")
         return None
@@ -316,9 +322,9 @@ def _copies(completion: Completion, count: int) -> Iterator[Completion]:
         yield replace(completion, sample=sample)
 
 
-def draw_seed(seed: int, prompt: int, sample: int) -> int:
+def draw_seed(seed: int, key: int, sample: int) -> int:
     """The seed of one completion, from what it may depend on alone."""
-    text = f"{seed}:{prompt}:{sample}".encode()
+    text = f"{seed}:{key}:{sample}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "little")
 
 

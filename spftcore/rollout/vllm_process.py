@@ -190,9 +190,11 @@ class WorkerProcess:
 
 
 def _environment() -> dict[str, str]:
-    # Our own interpreter's settings would mislead another one.
+    # Our own interpreter's settings would mislead another one, and modules of the folder we were
+    # started in would hide installed ones (vLLM starts helpers of its own by `python -m`).
     hidden = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-    return {key: value for key, value in os.environ.items() if key not in hidden}
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    return kept | {"PYTHONSAFEPATH": "1"}
 
 
 def _end(process: subprocess.Popen[bytes], temporary_log: Path | None) -> None:

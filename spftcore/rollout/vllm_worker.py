@@ -162,15 +162,21 @@ class Session:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        return SamplingParams(
-            temperature=sampling["temperature"],
+        temperature = sampling["temperature"]
+        found = SamplingParams(
+            temperature=min(temperature, 2.0),
             max_tokens=sampling["max_new_tokens"],
             stop=sampling["stop"] or None,
-            seed=seed if sampling["temperature"] > 0 else None,
+            seed=seed if temperature > 0 else None,
             logprobs=0,  # of the token itself alone
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         )
+        if temperature > 2:
+            # vLLM refuses to be asked for it, as the OpenAI interface does, and computes it if the
+            # parameters are not checked again by a deep copy.
+            found.temperature, found.skip_clone = temperature, True
+        return found
 
     def close(self) -> None:
         if self.llm is not None:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from spftcore import models
 from spftcore.config import Config, TrainConfig
 from spftcore.databases import Catalogue
-from spftcore.errors import SpftError
+from spftcore.encoding import Encoder
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
 from spftcore.processes import Processes
 from spftcore.prompts import PromptRenderer, parse_sql
-from spftcore.rollout.hf import HfEngine, active_adapter
-from spftcore.rollout.requests import Completion, Engine, Sampling
+from spftcore.rollout.engines import Engines
+from spftcore.rollout.requests import Finish, Sampling
+from spftcore.rollout.verifying import Tally, judged
 from spftcore.store import Answer, StageWriter, Store
 from spftcore.training.checkpoints import Checkpoints, training_folder
 from spftcore.training.groups import Group, TokenSequence
@@ -29,9 +30,6 @@ from spftcore.training.loop import fit, progress_line
 from spftcore.training.objectives import Objective
 from spftcore.training.stopping import Stop
 from spftcore.verify import Executor, Limits, Status, Verdict
-
-if TYPE_CHECKING:
-    from spftcore.cluster.rollouts import ClusterEngine
 
 Progress = Callable[[int, int, str], None]
 BLOCK = 2048  # pairs that are encoded together
@@ -55,6 +53,7 @@ class RunContext:
         progress: called with (done, total, text) of the stage at work.
         stop: asks training to save its state and end.
         processes: that run the stage together.
+        engines: what generates.
     """
 
     config: Config
@@ -64,10 +63,11 @@ class RunContext:
     progress: Progress
     stop: Stop = field(default_factory=Stop)
     processes: Processes = field(default_factory=Processes)
+    engines: Engines = field(default_factory=Engines)
     dropped: dict[str, int] = field(default_factory=dict)
     _trimmed: set[tuple[str, bool]] = field(default_factory=set)
-    _unasked: int = 0
-    _cluster_engine: ClusterEngine | None = None
+    _finishes: Counter[Finish] = field(default_factory=Counter)
+    _tally: Tally = field(default_factory=Tally)
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -118,11 +118,10 @@ class RunContext:
         return models.load(source, self.config, device=self.device, new_adapter=new_adapter)
 
     def close(self) -> None:
-        """Ends the executor's threads, and what runs on a cluster, if any were started."""
+        """Ends the executor's threads, if any were started, and lets the engine rest."""
+        self.engines.rest()
         if "executor" in self.__dict__:
             self.executor.close()
-        if self._cluster_engine is not None:
-            self._cluster_engine.close()
 
     # -- encoding ------------------------------------------------------------------------------
 
@@ -132,22 +131,7 @@ class RunContext:
         Raises:
             SpftError: the chat template fails.
         """
-        tokenizer = model.tokenizer
-        if self.config.model.chat_template and tokenizer.chat_template:
-            message = [{"role": "user", "content": prompt}]
-            try:
-                return tuple(
-                    tokenizer.apply_chat_template(
-                        message, add_generation_prompt=True, return_dict=False
-                    )
-                )
-            except Exception as error:  # the template is a program that came with the model
-                raise SpftError(
-                    f"The chat template of the model's tokenizer fails on a plain user message "
-                    f"({type(error).__name__}: {error}). Correct chat_template in the model's "
-                    "folder, or set model.chat_template=false."
-                ) from error
-        return tuple(tokenizer(prompt)["input_ids"])
+        return self._encoder(model).prompt(prompt)
 
     def encode(
         self, model: LanguageModel, prompt: str, completion: str, identifier: str
@@ -161,8 +145,10 @@ class RunContext:
 
     def encode_completion(self, model: LanguageModel, completion: str) -> tuple[int, ...]:
         """Token ids of a completion, ended by end-of-sequence."""
-        ids = model.tokenizer(completion, add_special_tokens=False)["input_ids"]
-        return (*ids, model.tokenizer.eos_token_id)
+        return self._encoder(model).completion(completion)
+
+    def _encoder(self, model: LanguageModel) -> Encoder:
+        return Encoder(model.tokenizer, chat_template=self.config.model.chat_template)
 
     def within_limits(self, sequence: TokenSequence) -> bool:
         """Whether a sequence may be trained on; the ones that may not are counted by cause."""
@@ -245,12 +231,35 @@ class RunContext:
         return fits
 
     def prompt_notes(self) -> dict[str, int]:
-        """How many prompts of the stage were trimmed, and how many were too long all the same."""
+        """How many prompts of the stage were trimmed, and how many answers are none or a part."""
+        trimmed = set().union(*self.processes.each(self._trimmed))
+        finishes = sum(self.processes.each(self._finishes), Counter[Finish]())
         notes = {
-            "schema trimmed to prompt.max_prompt_tokens": len(self._trimmed),
-            "no answer: prompt too long": self._unasked,
+            "schema trimmed to prompt.max_prompt_tokens": len(trimmed),
+            "no answer: prompt too long": finishes["too_long"],
+            "no answer: out of memory": finishes["failed"],
+            "cut at prompt.max_completion_tokens": finishes["length"],
         }
         return {cause: count for cause, count in notes.items() if count}
+
+    def answer_counts(self) -> dict[str, int]:
+        """How many answers the stage judged, and how many of them differ (in each process)."""
+        tallies = self.processes.each(self._tally)
+        answers = sum(tally.answers for tally in tallies)
+        distinct = sum(tally.distinct for tally in tallies)
+        return {"answers judged": answers, "distinct answers": distinct} if answers else {}
+
+    def cluster_notes(self) -> dict[str, int]:
+        """What a cluster lost, fetched and gave up in the stage, if there is one."""
+        own: Counter[str] = Counter()
+        if self.config.cluster.address != "none":
+            if "executor" in self.__dict__:
+                counters = self.executor.counters
+                own["worker lost"] = counters["workers_lost"]
+                own["item whose workers were lost each time"] = counters["items_given_up"]
+                own["database fetched to a node"] = counters["databases_fetched"]
+            own += self.engines.lost()
+        return dict(sum(self.processes.each(own), Counter[str]()))
 
     # -- steps that stages share ---------------------------------------------------------------
 
@@ -279,6 +288,7 @@ class RunContext:
                     stage.metric(step, name, value)
             self.progress(step, settings.steps, progress_line(statistics))
 
+        model.folder = ""  # it will be another one
         loop = self.config.training
         folder = training_folder(self.directory, stage.stage)
         fit(
@@ -301,65 +311,35 @@ class RunContext:
     def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
         """Greedy completions as text; each process generates its share. A prompt over the limit
         gets an empty completion."""
-        return self.processes.merged(self._generate(model, self.processes.share(prompts)))
+        own = self.processes.share(prompts)
+        texts = dict(self.completions(model, own))
+        return self.processes.merged([texts[place] for place in range(len(own))])
 
-    def _generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
-        texts = [""] * len(prompts)
-        for place, completion in self.stream(model, prompts):
-            texts[place] = completion.text
-        return texts
-
-    def stream(
+    def completions(
         self, model: LanguageModel, prompts: Sequence[str]
-    ) -> Iterator[tuple[int, Completion]]:
+    ) -> Iterator[tuple[int, str]]:
         """Greedy completions with the places of their prompts, in the order in which they are
-        finished. A prompt over the limit gets none."""
+        finished."""
         limits = self.config.prompt
-        engine, adapter = self._engine(model)
+        engine, adapter = self.engines.of(
+            model, self.config, self.directory, processes=self.processes.size
+        )
         sampling = Sampling(max_new_tokens=limits.max_completion_tokens)
         done = 0
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens
             block = range(start, min(start + BLOCK, len(prompts)))
             encoded = {i: self.encode_prompt(model, prompts[i]) for i in block}
             kept = [i for i, ids in encoded.items() if len(ids) <= limits.max_prompt_tokens]
-            self._unasked += len(block) - len(kept)
+            self._finishes["too_long"] += len(block) - len(kept)
             done += len(block) - len(kept)
+            yield from ((i, "") for i in block if len(encoded[i]) > limits.max_prompt_tokens)
             for completion in engine.generate(
                 [encoded[i] for i in kept], sampling, adapter=adapter
             ):
+                self._finishes[completion.finish] += 1
                 done += 1
                 self.progress(done, len(prompts), "generating")
-                yield kept[completion.prompt], completion
-
-    def _engine(self, model: LanguageModel) -> tuple[Engine, str | None]:
-        """An engine that answers as a model does, and the name of the adapter to ask."""
-        if self.config.cluster.address == "none" or not self.config.cluster.engines:
-            engine = HfEngine(model, batch_size=self.config.generation.batch_size)
-            return engine, active_adapter(model)
-        from spftcore.cluster.run import give, open_engine  # Ray is an extra
-
-        folder = self.directory / "rollout"
-        weights = models.gathered(model)
-        self.processes.once(lambda: models.save(model, folder, weights))
-        if self._cluster_engine is None:
-            base = model.parent or folder
-            self._cluster_engine = open_engine(self.config, base, self.processes.size)
-        return self._cluster_engine, give(self._cluster_engine, model, folder)
-
-    def cluster_notes(self) -> dict[str, int]:
-        """What a cluster lost, fetched and gave up in the stage, if there is one."""
-        notes: dict[str, int] = {}
-        if self.config.cluster.address != "none" and "executor" in self.__dict__:
-            counters = self.executor.counters
-            notes = {
-                "worker lost": counters["workers_lost"],
-                "item whose workers were lost each time": counters["items_given_up"],
-                "database fetched to a node": counters["databases_fetched"],
-            }
-        if self._cluster_engine is not None:
-            notes["engine lost"] = self._cluster_engine.lost
-            notes["prompt whose engines were lost each time"] = self._cluster_engine.failures
-        return {cause: count for cause, count in notes.items() if count}
+                yield kept[completion.prompt], completion.text
 
     def answer(
         self,
@@ -394,22 +374,20 @@ class RunContext:
         training: bool,
     ) -> list[Answer]:
         prompts = [self.prompt(model, pair, training=training) for pair in pairs]
-        texts = self._generate(model, prompts)
-        queries = [parse_sql(text) for text in texts]
-        items = [
-            (self.catalogue[pair.database].path, pair.sql, [sql])
-            for pair, sql in zip(pairs, queries, strict=True)
-        ]
-        answers = []
-        for pair, sql, (judged,) in zip(pairs, queries, self.executor.verify(items), strict=True):
-            verdict = judged.verdict
-            message = judged.candidate.message or judged.reason
-            status = judged.candidate.status
-            if verdict is Verdict.RIGHT and judged.both_empty and not evaluation:
+        questions = [(self.catalogue[pair.database].path, pair.sql) for pair in pairs]
+        texts = self.completions(model, prompts)
+        queries = ((place, parse_sql(text)) for place, text in texts)
+        answers: dict[int, Answer] = {}
+        for place, sql, result in judged(self.executor, questions, queries, tally=self._tally):
+            pair = pairs[place]
+            verdict = result.verdict
+            message = result.candidate.message or result.reason
+            status = result.candidate.status
+            if verdict is Verdict.RIGHT and result.both_empty and not evaluation:
                 verdict, message = Verdict.UNJUDGED, "both results are empty"
-            if status is Status.TIME_BUDGET and judged.gold.ran and evaluation:
+            if status is Status.TIME_BUDGET and result.gold.ran and evaluation:
                 verdict = Verdict.WRONG
-            answers.append(
-                Answer(pair.id, candidate, sql, status.name.lower(), verdict.name.lower(), message)
+            answers[place] = Answer(
+                pair.id, candidate, sql, status.name.lower(), verdict.name.lower(), message
             )
-        return answers
+        return [answers[place] for place in range(len(pairs))]

@@ -164,7 +164,7 @@ def _scored(
         tokens.append((gold, other))
     new = [i for i, both in enumerate(tokens) if not known.logprobs.keys() >= set(both)]
     own = context.processes.share(new)
-    computed = _logprobs(context, opponent, [pairs[i] for i in own], [judged[i].sql for i in own])
+    computed = logprobs(context, opponent, [pairs[i] for i in own], [judged[i].sql for i in own])
     fresh = dict(zip(new, context.processes.merged(computed), strict=True))
     for i, (pair, both) in enumerate(zip(pairs, tokens, strict=True)):
         for number, role in enumerate(("gold", "answer")):
@@ -174,7 +174,7 @@ def _scored(
             yield Scored(pair.id, role, name, weights, both[number], values)
 
 
-def _logprobs(
+def logprobs(
     context: RunContext, model: LanguageModel, pairs: list[Pair], answers: list[str]
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Log-probs [tokens] fp32 of each pair's gold and of the answer to it, in the order of the

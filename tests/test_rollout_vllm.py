@@ -1,0 +1,198 @@
+"""The real vLLM keeps the contract of all engines. `make test-vllm` runs this; it needs an
+interpreter with vLLM, named by $SPFT_VLLM_PYTHON."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CPU, TRAVEL_PAIRS, prompts_of
+from engine_contract import (
+    Checkpoint,
+    EngineContract,
+    EngineUnderTest,
+    Make,
+    argmax_loop,
+    ask,
+    by_place,
+    forced_logprobs,
+)
+from engine_contract import checkpoint as checkpoint
+
+from spftcore.config import Config
+from spftcore.models import LanguageModel, load, save
+from spftcore.rollout.hf import HfEngine
+from spftcore.rollout.requests import Sampling
+from spftcore.rollout.vllm_engine import VllmEngine, VllmOptions
+
+pytestmark = pytest.mark.skipif(
+    "SPFT_VLLM_PYTHON" not in os.environ,
+    reason="no interpreter with vLLM: $SPFT_VLLM_PYTHON is not set (make test-vllm)",
+)
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    return Path(os.environ["SPFT_VLLM_PYTHON"])
+
+
+@pytest.fixture(scope="module")
+def made(python: Path) -> Iterator[Make]:
+    opened: list[VllmEngine] = []
+
+    def make(folder: Path, *, adapters: Mapping[str, Path]) -> EngineUnderTest:
+        options = VllmOptions(dtype="float32", lora_rank=8 if adapters else 0)
+        engine = VllmEngine(folder, python=python, options=options)
+        opened.append(engine)
+        for name, adapter in adapters.items():
+            engine.load_adapter(name, adapter)
+        return EngineUnderTest(engine, logprob_error=1e-3, same_share=0.99)
+
+    yield make
+    for engine in opened:
+        engine.close()
+
+
+class TestVllm(EngineContract):
+    @pytest.fixture(scope="class", name="made")
+    def made_for_the_class(self, made: Make) -> Make:
+        return made
+
+
+def two_hundred(model: LanguageModel) -> list[tuple[int, ...]]:
+    """Prompts of every length up to 60 tokens, cut from the questions and queries."""
+    text = " ".join(part for pair in TRAVEL_PAIRS for part in pair)
+    (ids,) = prompts_of(model, [text])
+    return [ids[start : start + 1 + start % 60] for start in range(200 % len(ids))] + [
+        (ids * 3)[start : start + 2 + (7 * start) % 59] for start in range(200 - 200 % len(ids))
+    ]
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Checkpoint, python: Path) -> Iterator[VllmEngine]:
+    options = VllmOptions(dtype="float32")
+    with VllmEngine(checkpoint.folder, python=python, options=options) as found:
+        yield found
+
+
+def test_greedy_answers_to_200_prompts_are_those_of_hf(
+    checkpoint: Checkpoint, engine: VllmEngine
+) -> None:
+    prompts = two_hundred(checkpoint.model)
+    assert len(prompts) == 200
+    sampling = Sampling(max_new_tokens=24)
+    hf = by_place(list(HfEngine(checkpoint.model).generate(prompts, sampling)))
+    vllm = by_place(list(engine.generate(prompts, sampling)))
+    assert len({completion.text for completion in hf.values()}) > 50
+    same = sum(vllm[key].text == hf[key].text for key in hf)
+    assert same >= 198
+    for key, completion in vllm.items():
+        expected = forced_logprobs(checkpoint.model, prompts[key[0]], completion.ids)
+        assert completion.logprobs == pytest.approx(expected, abs=1e-3)
+        # Where they differ, it is at two tokens that are all but equally likely.
+        if completion.text != hf[key].text:
+            pairs = zip(completion.ids, hf[key].ids, strict=False)
+            first = next(i for i, (ours, theirs) in enumerate(pairs) if ours != theirs)
+            assert completion.logprobs[first] == pytest.approx(hf[key].logprobs[first], abs=1e-3)
+
+
+def test_sampled_tokens_come_as_often_as_the_model_says(
+    checkpoint: Checkpoint, engine: VllmEngine
+) -> None:
+    # One token after one prompt, 2,000 times at temperature 1.5: each of the ten likeliest tokens
+    # within five standard deviations, and all the others together.
+    (prompt,) = prompts_of(checkpoint.model, ["Wh"])
+    sampling = Sampling(samples=2000, temperature=1.5, max_new_tokens=1, seed=4)
+    drawn = [completion.ids[0] for completion in engine.generate([prompt], sampling)]
+    with torch.no_grad():
+        logits = checkpoint.model.model(torch.tensor([prompt])).logits[0, -1].double()
+    chance = (logits / 1.5).softmax(-1)
+    counts = torch.bincount(torch.tensor(drawn), minlength=len(chance)).double()
+    order = chance.argsort(descending=True)
+    for group in [[int(token)] for token in order[:10]] + [order[10:].tolist()]:
+        expected = 2000 * float(chance[group].sum())
+        deviation = (expected * (1 - expected / 2000)) ** 0.5
+        assert abs(float(counts[group].sum()) - expected) < 5 * deviation + 1
+
+
+def test_weights_are_changed_in_place_and_old_prefixes_forgotten(
+    checkpoint: Checkpoint, engine: VllmEngine, tmp_path: Path
+) -> None:
+    # Loading adds a token to this tokenizer: both folders must have been through it.
+    save(load(checkpoint.folder, Config(), device=CPU), tmp_path / "first")
+    changed = load(tmp_path / "first", Config(), device=CPU)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in changed.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    save(changed, tmp_path / "changed")
+    # Longer than a block of the cache, so that it would be found there.
+    prompts = [prompt for prompt in two_hundred(checkpoint.model) if len(prompt) > 40][:20]
+    under_test = EngineUnderTest(engine)
+    answers = []
+    engine.load_weights(tmp_path / "first")
+    worker = engine._worker
+    for folder, model in (
+        (tmp_path / "first", checkpoint.model),
+        (tmp_path / "changed", changed),
+        (tmp_path / "first", checkpoint.model),
+    ):
+        engine.load_weights(folder)
+        assert engine._worker is worker
+        got = ask(under_test, prompts, max_new_tokens=10)
+        expected = [argmax_loop(model, prompt, 10) for prompt in prompts]
+        assert [got[i, 0].ids for i in range(len(prompts))] == expected
+        answers.append(expected)
+    assert answers[0] != answers[1]
+
+
+def test_sleeping_changes_no_answer(checkpoint: Checkpoint, engine: VllmEngine) -> None:
+    prompts = two_hundred(checkpoint.model)[:5]
+    before = ask(EngineUnderTest(engine), prompts, max_new_tokens=10)
+    engine.sleep()
+    engine.wake()
+    assert ask(EngineUnderTest(engine), prompts, max_new_tokens=10) == before
+
+
+IN_PROCESS = """
+import sys
+from spftcore.rollout.requests import Sampling
+from spftcore.rollout.vllm_engine import VllmEngine, VllmOptions
+
+if __name__ == "__main__":
+    options = VllmOptions(dtype="float32")
+    with VllmEngine(sys.argv[1], in_process=True, options=options) as engine:
+        stream = engine.generate([[5, 6], [7, 8]], Sampling(max_new_tokens=100))
+        next(stream)
+        stream.close()
+        prompts = [[int(i) for i in prompt.split(",")] for prompt in sys.argv[2:]]
+        got = list(engine.generate(prompts, Sampling(max_new_tokens=8)))
+        for completion in sorted(got, key=lambda c: c.prompt):
+            print("ids", *completion.ids)
+"""
+
+
+def test_vllm_runs_in_the_process_that_has_it(
+    checkpoint: Checkpoint, python: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ask.py").write_text(IN_PROCESS)
+    # spftcore alone, and not what lies beside it.
+    (tmp_path / "spftcore").symlink_to(Path(__file__).parents[1] / "spftcore")
+    prompts = two_hundred(checkpoint.model)[:4]
+    given = [",".join(map(str, prompt)) for prompt in prompts]
+    ended = subprocess.run(
+        [python, tmp_path / "ask.py", checkpoint.folder, *given],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("ids")]
+    got = [tuple(map(int, line.split()[1:])) for line in lines]
+    assert got == [argmax_loop(checkpoint.model, prompt, 8) for prompt in prompts]
