@@ -53,11 +53,11 @@ class RolloutWorker:
     Args:
         opener: makes an engine from a model's folder. Where the engine has `load_weights`, another
             model's are loaded into it; else another engine is opened.
-        origin: handle of the driver's `Origin`.
+        origin: name of the driver's `Origin` actor.
         cache: folder for models that the node does not see.
     """
 
-    def __init__(self, opener: Opener, origin: Any, cache: Path) -> None:
+    def __init__(self, opener: Opener, origin: str, cache: Path) -> None:
         self._opener = opener
         self.files = NodeFiles(asking(origin), cache)
         self._engine: Any = None
@@ -162,14 +162,14 @@ class ClusterEngine:
         self._adapters: dict[str, Tree] = {}
         self._calls = count()
         self.failures = 0
-        self._origin = started_origin(ray)
+        self._origin, origin = started_origin(ray)
         actor = ray.remote(concurrency_groups={"work": 1})(RolloutWorker).options(
             num_cpus=cpus, num_gpus=gpus, max_restarts=-1, scheduling_strategy="SPREAD"
         )
         need = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
         self._workers = Workers(
             ray,
-            lambda: actor.remote(opener, self._origin, cache or default_cache()),
+            lambda: actor.remote(opener, origin, cache or default_cache()),
             engines,
             need,
         )

@@ -173,13 +173,13 @@ class ClusterPool:
         self._counters: dict[tuple[int, int], Columns] = {}  # by slot and life
         self._fetched: dict[tuple[int, int], dict[str, int]] = {}
         self._counts = {"shards_repeated": 0, "items_given_up": 0}
-        self._origin = started_origin(ray)
+        self._origin, origin = started_origin(ray)
         actor = ray.remote(concurrency_groups={"work": WINDOW})(VerifyWorker).options(
             num_cpus=cpus_per_worker, max_restarts=-1, scheduling_strategy="SPREAD"
         )
         self._all = Workers(
             ray,
-            lambda: actor.remote(dict(arguments), self._origin, cache),
+            lambda: actor.remote(dict(arguments), origin, cache),
             self.workers,
             f"{cpus_per_worker} CPUs",
         )

@@ -39,9 +39,11 @@ def software() -> tuple[str, ...]:
     return (f"spftcore {spftcore.__version__}", f"SQLite {apsw.sqlite_lib_version()}")
 
 
-def asking(origin: Any) -> Asking:
-    """The driver's machine through the handle of its `Origin` actor."""
+def asking(name: str) -> Asking:
+    """The driver's machine through its `Origin` actor."""
     import ray
+
+    origin = ray.get_actor(name)
 
     def failing(reference: Any) -> Any:
         try:
@@ -73,11 +75,11 @@ class VerifyWorker:
 
     Args:
         arguments: of the `Executor`.
-        origin: handle of the driver's `Origin`.
+        origin: name of the driver's `Origin` actor.
         cache: folder for databases that the node does not see.
     """
 
-    def __init__(self, arguments: dict[str, Any], origin: Any, cache: Path) -> None:
+    def __init__(self, arguments: dict[str, Any], origin: str, cache: Path) -> None:
         self._executor = Executor(**arguments)
         self.files = NodeFiles(asking(origin), cache)
         self._stopped: deque[int] = deque(maxlen=_REMEMBERED_STOPS)

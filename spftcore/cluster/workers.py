@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +147,9 @@ def last_line(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def started_origin(ray: Any) -> Any:
-    """The actor that answers for this machine's files."""
+def started_origin(ray: Any) -> tuple[Any, str]:
+    """The actor that answers for this machine's files, and its name: workers are told the name,
+    since Ray cannot start an actor again whose arguments lie in its store."""
+    name = f"spftcore-{uuid.uuid4().hex}"
     options = {"num_cpus": 0, "max_concurrency": 4, "scheduling_strategy": on_this_node(ray)}
-    return ray.remote(Origin).options(**options).remote()
+    return ray.remote(Origin).options(name=name, **options).remote(), name
