@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -43,11 +44,15 @@ def connected(address: str) -> Any:
         ) from None
     if ray.is_initialized():
         return ray
-    own = {"include_dashboard": False} if address == "local" else {}
     try:
         _reach(address)
         with _own_signals():
-            ray.init(address=address, log_to_driver=False, logging_level="error", **own)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if address == "local" else None,
+            )
     except Exception as error:  # of many kinds, by what stands in the way
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SpftError(
