@@ -115,6 +115,7 @@ class _Batch:
     kind: Kind
     argument: int
     units: Sequence[tuple[Any, ...]]
+    weights: Sequence[int]
     presets: Sequence[Preset]
     shards: Shards
     sources: dict[bytes, tuple[bytes, bytes, Facts | None]]
@@ -138,7 +139,7 @@ class _Batch:
         return decode_rows(answer)
 
     def queries(self, shard: Shard) -> int:
-        return sum(_queries(self.units[place]) for place in shard.units)
+        return sum(self.weights[place] for place in shard.units)
 
 
 class ClusterPool:
@@ -240,10 +241,11 @@ class ClusterPool:
         presets: Sequence[Preset],
         poll: Poll | None,
     ) -> _Batch:
-        weights = [_queries(unit) for unit in units]
+        weights = [1 + len(unit[2]) for unit in units] if kind == "verify" else [1] * len(units)
         queues = placed([unit[0] for unit in units], weights, self.workers)
         shards = Shards(queues, weights, least=LEAST_QUERIES, most=MOST_QUERIES)
-        batch = _Batch(next(self._batches), kind, argument, units, presets, shards, _sources(units))
+        number, sources = next(self._batches), _sources(units)
+        batch = _Batch(number, kind, argument, units, weights, presets, shards, sources)
         total = sum(weights)
         try:
             while not shards.over:
@@ -332,10 +334,6 @@ class ClusterPool:
         batch.done += batch.queries(shard)
         with self._lock:
             self._counts["items_given_up"] += len(places)
-
-
-def _queries(unit: tuple[Any, ...]) -> int:
-    return 1 + len(unit[2]) if len(unit) == 3 else 1
 
 
 def _sources(units: Sequence[tuple[Any, ...]]) -> dict[bytes, tuple[bytes, bytes, Facts | None]]:

@@ -335,12 +335,21 @@ def checked_items(items: Sequence[Any]) -> list[tuple[bytes, str, list[str]]]:
     """Items as (path, gold, candidates)."""
     paths = _Paths()
     units = []
+    # Type by type, without a call for what is as it should be: all workers wait for this loop.
     for item in items:
-        triple = _fields(item, 3, "an item must be (database, gold, candidates)")
-        if isinstance(triple[2], str):
-            raise TypeError("candidates must be a sequence of SQL texts, not one text")
-        candidates = [_text(candidate) for candidate in triple[2]]
-        units.append((paths[triple[0]], _text(triple[1]), candidates))
+        database, gold, candidates = (
+            item
+            if type(item) is tuple and len(item) == 3
+            else _fields(item, 3, "an item must be (database, gold, candidates)")
+        )
+        if type(candidates) is not list:
+            if isinstance(candidates, str):
+                raise TypeError("candidates must be a sequence of SQL texts, not one text")
+            candidates = list(candidates)
+        for candidate in candidates:
+            if type(candidate) is not str:
+                _text(candidate)
+        units.append((paths[database], gold if type(gold) is str else _text(gold), candidates))
     return units
 
 
