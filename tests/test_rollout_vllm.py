@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CPU, TRAVEL_PAIRS, prompts_of
+from conftest import CPU, TRAVEL_PAIRS, corpus, prompts_of, tiny_settings
 from engine_contract import (
     Checkpoint,
     EngineContract,
@@ -24,7 +24,7 @@ from engine_contract import (
 from engine_contract import checkpoint as checkpoint
 
 from spftcore.config import Config
-from spftcore.models import LanguageModel, load, save
+from spftcore.models import LanguageModel, build_tiny, load, save
 from spftcore.rollout.hf import HfEngine
 from spftcore.rollout.requests import Sampling
 from spftcore.rollout.vllm_engine import VllmEngine, VllmOptions
@@ -148,6 +148,43 @@ def test_weights_are_changed_in_place_and_old_prefixes_forgotten(
         assert [got[i, 0].ids for i in range(len(prompts))] == expected
         answers.append(expected)
     assert answers[0] != answers[1]
+
+
+def test_a_head_tied_to_the_embeddings_changes_with_them(python: Path, tmp_path: Path) -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = build_tiny(tiny_settings(), corpus(), seed=1).tokenizer
+    torch.manual_seed(3)
+    network = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=384,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=128,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=True,
+            dtype="float32",
+        )
+    )
+    model = LanguageModel(network, tokenizer)
+    save(model, tmp_path / "first")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    save(model, tmp_path / "second")
+    prompts = two_hundred(model)[:20]
+    options = VllmOptions(dtype="float32")
+    with VllmEngine(tmp_path / "first", python=python, options=options) as engine:
+        worker = engine._worker
+        engine.load_weights(tmp_path / "second")
+        assert engine._worker is worker
+        for (place, _), found in ask(EngineUnderTest(engine), prompts, max_new_tokens=8).items():
+            expected = forced_logprobs(model, prompts[place], found.ids)
+            assert found.logprobs == pytest.approx(expected, abs=1e-5)
 
 
 def test_sleeping_changes_no_answer(checkpoint: Checkpoint, engine: VllmEngine) -> None:

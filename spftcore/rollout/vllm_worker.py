@@ -72,8 +72,7 @@ class Session:
             yield from self.generate(request, cancelled)
             yield {"done": True}
         elif do == "reload":
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": request["model"]})
-            self.llm.reset_prefix_cache()
+            self.reload(request["model"])
             yield {"done": True}
         elif do == "sleep":
             if self.sleeps:
@@ -113,6 +112,15 @@ class Session:
         )
         context = self.llm.llm_engine.model_config.max_model_len
         return {"protocol": PROTOCOL, "vllm": vllm.__version__, "context": int(context)}
+
+    def reload(self, model: str) -> None:
+        from vllm.platforms import current_platform
+
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": model})
+        if current_platform.is_cpu():
+            # A head tied to the embeddings keeps a packed copy of them, which vLLM 0.32 forgets.
+            self.llm.apply_model(pack_head_again)
+        self.llm.reset_prefix_cache()
 
     def generate(
         self, request: dict[str, Any], cancelled: Callable[[], bool]
@@ -182,6 +190,12 @@ class Session:
         if self.llm is not None:
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
+
+
+def pack_head_again(model: Any) -> None:
+    for layer in model.modules():
+        if type(layer).__name__ == "ParallelLMHead":
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 def finished(prompt: int, sample: int, output: Any) -> dict[str, Any]:
