@@ -185,6 +185,19 @@ def test_sampled_tokens_come_as_often_as_the_model_says(
         assert abs(float(counts[group].sum()) - expected) < 5 * deviation + 1
 
 
+def test_seeds_hold_when_there_is_more_to_read_than_fits_one_step(
+    checkpoint: Checkpoint, engine: VllmEngine
+) -> None:
+    # 300 prompts of 60 tokens and more: several times vLLM's 4,096 tokens a step.
+    (ids,) = prompts_of(checkpoint.model, [" ".join(sql for _, sql in TRAVEL_PAIRS)])
+    prompts = [tuple((ids * 3)[i % len(ids) :][: 60 + i % 40]) for i in range(300)]
+    how = Sampling(temperature=1.0, max_new_tokens=4, seed=2)
+    first = by_place(list(engine.generate(prompts, how)))
+    assert all(completion.ids for completion in first.values())
+    fewer = by_place(list(engine.generate(prompts[:40], how)))
+    assert {key: first[key].ids for key in fewer} == {key: c.ids for key, c in fewer.items()}
+
+
 def test_weights_are_changed_in_place_and_old_prefixes_forgotten(
     checkpoint: Checkpoint, engine: VllmEngine, tmp_path: Path
 ) -> None:

@@ -97,7 +97,9 @@ class Session:
         if current_platform.is_cpu():
             # Compiling takes minutes on a CPU and gains nothing on small models; blocks of 32
             # tokens let prompts of 100 tokens share theirs, which vLLM's 128 would not.
-            options |= {"enforce_eager": True, "block_size": 32}
+            # Prompts are read whole: a seeded draw fails where one is cut (vLLM 0.32 sets back the
+            # generator of a draw it throws away, which those of a CPU cannot be).
+            options |= {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
             del options["gpu_memory_utilization"]
         self.llm = vllm.LLM(
             model=model,
