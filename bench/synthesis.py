@@ -31,6 +31,7 @@ import apsw
 import sqlglot
 
 from spftcore.databases import Catalogue, Database
+from spftcore.metrics.hardness import Hardness
 from spftcore.synthesis import (
     FillError,
     TemplateError,
@@ -40,7 +41,6 @@ from spftcore.synthesis import (
     render,
     synthesize_sql,
 )
-from spftcore.synthesis.difficulty import Difficulty
 from spftcore.verify import Executor, Stability, Verdict
 from spftcore.verify.results import Outcomes
 
@@ -134,7 +134,7 @@ def measure_synthesis(
     executor: Executor,
     count: int,
     pairs: list[str],
-    mix: dict[Difficulty, float] | None = None,
+    mix: dict[Hardness, float] | None = None,
 ) -> dict[str, Any]:
     """One synthesis, with its rejections and what it covers."""
     timed = _TimedExecutor(executor)
@@ -226,7 +226,7 @@ def main() -> None:
             str(path): measure_extraction(read_pairs(path, Catalogue.open(folder)), executor)[1]
             for folder, path in args.also
         }
-        mix: dict[Difficulty, float] = {"easy": 0.25, "medium": 0.25, "hard": 0.25, "extra": 0.25}
+        mix: dict[Hardness, float] = {"easy": 0.25, "medium": 0.25, "hard": 0.25, "extra": 0.25}
         mixed = measure_synthesis(pool, databases, executor, args.count // 4, texts, mix)
         library = TemplatePool.builtin()
         alone = measure_synthesis(library, databases, executor, args.count // 4, texts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -378,10 +378,14 @@ def _placeholder(annotation: Any) -> str:
     )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds one option per setting, grouped by section, with its default in the help text."""
+def add_options(
+    parser: argparse.ArgumentParser, only: Callable[[str], bool] = lambda name: True
+) -> None:
+    """Adds one option per setting (of those that `only` takes), grouped by section."""
     groups: dict[str, Any] = {}
     for name, annotation, description in settings():
+        if not only(name):
+            continue
         section = name.rpartition(".")[0]
         if section not in groups:
             field = Config.model_fields.get(section)  # None: a section within a section

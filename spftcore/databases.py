@@ -97,23 +97,48 @@ class Catalogue(Mapping[str, Database]):
         folder = Path(directory)
         files = database_files(folder)
         records = read_tables_json(folder, Path(tables_json) if tables_json else None)
-        kept = CatalogueCache(Path(cache)) if cache else None
         rules = sensitivity or Sensitivity()
+        return cls._read(dict(files), records, rules, propose_keys, cache)
+
+    @classmethod
+    def of_files(
+        cls,
+        files: Mapping[str, Path],
+        settings: DataConfig,
+        cache: str | Path | None = None,
+    ) -> Catalogue:
+        """`open` for files that lie anywhere, by their ids, whatever their names end with.
+
+        Raises:
+            SpftError: no file can be read, or a `tables.json` is malformed.
+        """
+        rules = Sensitivity(settings.sensitive, settings.sensitive_columns)
+        records: dict[str, Any] = {}
+        for folder in sorted({_home(path) for path in files.values()}):
+            records |= read_tables_json(folder, settings.tables_json)
+        return cls._read(files, records, rules, settings.propose_keys, cache)
+
+    @classmethod
+    def _read(
+        cls,
+        files: Mapping[str, Path],
+        records: Mapping[str, Mapping[str, Any]],
+        rules: Sensitivity,
+        propose_keys: bool,
+        cache: str | Path | None,
+    ) -> Catalogue:
+        kept = CatalogueCache(Path(cache)) if cache else None
         databases: dict[str, Database] = {}
         failed: dict[str, str] = {}
-        for key, path in files:
+        for key, path in files.items():
             try:
-                if not _is_text(key):
-                    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-                    key = os.fsencode(key).decode("utf-8", "backslashreplace")
-                    raise SpftError(f"The name of database {shown} is not UTF-8. Rename the file.")
                 databases[key] = _open_one(key, path, records.get(key), rules, propose_keys, kept)
             except SpftError as error:
-                failed[key] = str(error)
+                failed[os.fsencode(key).decode("utf-8", "backslashreplace")] = str(error)
         if not databases:
             first = next(iter(failed.values()))
-            others = f" ({len(failed) - 1} more in {folder} cannot be read.)" if failed else ""
-            raise SpftError(first + (others if len(failed) > 1 else ""))
+            others = f" ({len(failed) - 1} more cannot be read.)" if len(failed) > 1 else ""
+            raise SpftError(first + others)
         return cls(databases, failed)
 
     @classmethod
@@ -135,6 +160,11 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
+def _home(path: Path) -> Path:
+    """The folder of databases that a file lies in: <folder>/<id>.sqlite, or …/<id>/<id>.sqlite."""
+    return path.parent.parent if path.parent.name == path.stem else path.parent
+
+
 def _open_one(
     database_id: str,
     path: Path,
@@ -143,6 +173,9 @@ def _open_one(
     propose: bool,
     cache: CatalogueCache | None,
 ) -> Database:
+    if not _is_text(database_id):
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise SpftError(f"The name of database {shown} is not UTF-8. Rename the file.")
     refuse_unusable(path)
     try:
         state = file_state(path)

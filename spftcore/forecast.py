@@ -1,14 +1,18 @@
 """What a run would do: its stages, their sizes, the time and the memory they need here.
 
-Rates are measured on the spot: a few optimizer steps and one batch of generation with the run's
-own model and prompts. The forecast replays the plan on as many workers as the run would have.
+Rates are measured on the spot: a few optimizer steps, one batch of generation, and some SQL, all
+with the run's own model and prompts (`costs.py` has the work of each stage). The forecast replays
+the plan on as many workers as the run would have.
 """
 
 from __future__ import annotations
 
 import random
+import statistics
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,13 +21,16 @@ from rich.table import Table
 
 from spftcore import memory, models
 from spftcore.config import Config
+from spftcore.costs import Sizes, Work, replay, work
 from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
+from spftcore.rollout.hf import HfEngine
+from spftcore.rollout.requests import Sampling
 from spftcore.runner import workers_and_threads
-from spftcore.stages import vbi
+from spftcore.stages import self_play, vbi
 from spftcore.stages.context import RunContext
-from spftcore.stages.plan import Stage, plan
+from spftcore.stages.plan import Stage
 from spftcore.stages.prepare import SPLIT_OFF, databases_folder, read_inputs
 from spftcore.store import Store
 from spftcore.synthesis import TemplatePool, synthesize_sql
@@ -34,11 +41,41 @@ from spftcore.training.objectives import Supervised
 TRIAL_STEPS = 5
 SAMPLED = 2000  # seeds whose prompts are measured
 EXAMPLES = 100  # pairs that stand for them where there are none
-PAIR_COST = 2.0  # a preference step holds two sequences for each of a supervised step's one
+START_SECONDS = 1.0  # what a stage takes beside its work
+LEAST_LOADING = 0.1  # seconds; below, a clock says little
 
 
-def print_forecast(config: Config, console: Console) -> None:
-    """Prints the plan with sizes and times; nothing is kept.
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run would do here.
+
+    Attributes:
+        memory: what it needs, in words.
+        databases: how many there are.
+        sizes: of what it reads and writes.
+        rates: what is done of each work in a second by one worker.
+        stages: with the work of each and the seconds it takes.
+        workers, threads: that the run would have.
+        model: in words.
+    """
+
+    memory: list[str]
+    databases: int
+    sizes: Sizes
+    rates: Work
+    stages: list[tuple[Stage, Work, float]]
+    workers: int
+    threads: int
+    model: str
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return replay([(stage, seconds) for stage, _, seconds in self.stages], self.workers)
+
+
+def forecast(config: Config) -> Forecast:
+    """Measures and counts; nothing is kept.
 
     Raises:
         SpftError: bad input, exactly as the run itself would raise it.
@@ -57,28 +94,41 @@ def print_forecast(config: Config, console: Console) -> None:
         ]
         sample = seeds or _examples(context)
         model, memory_lines = _fits(context, sample)
-        for line in memory_lines:
-            console.print(line, highlight=False)
-        model, step_seconds, answer_seconds = _rates(context, sample, model)
+        model, sizes, rates = _measured(context, sample, model)
         context.close()
-        questions = len(held_out) or round(len(seeds) * SPLIT_OFF)
-        questions = min(questions, config.data.max_test or questions)
-        rows = [
-            (stage, *_size(config, stage, len(seeds), questions, step_seconds, answer_seconds))
-            for stage in plan(config)
-        ]
         store.close()
+    questions = len(held_out) or round(len(seeds) * SPLIT_OFF)
+    questions = min(questions, config.data.max_test or questions)
+    sizes = replace(sizes, seeds=len(seeds), questions=questions)
+    stages = [
+        (stage, amount, START_SECONDS + amount.at(rates).total)
+        for stage, amount in work(config, sizes)
+    ]
+    described = f"model of {model.parameters():,} parameters on {model.device}"
+    return Forecast(memory_lines, len(catalogue), sizes, rates, stages, workers, threads, described)
+
+
+def print_forecast(config: Config, console: Console) -> None:
+    """Prints the plan with sizes and times.
+
+    Raises:
+        SpftError: as of `forecast`.
+    """
+    found = forecast(config)
+    for line in found.memory:
+        console.print(line, highlight=False)
     table = Table(title=f"{config.run_directory}: what would be done")
     for name in ("stage", "work", "about"):
         table.add_column(name, justify="right" if name == "about" else "left")
-    for stage, work, seconds in rows:
-        table.add_row(stage.name, work, _clock(seconds))
+    for stage, amount, seconds in found.stages:
+        table.add_row(stage.name, _in_words(amount), _clock(seconds))
     console.print(table)
-    total = _replay([(stage, seconds) for stage, _, seconds in rows], workers)
+    sizes = found.sizes
     console.print(
-        f"{len(catalogue)} databases, {len(seeds)} seed pairs, {questions} questions to evaluate; "
-        f"model of {model.parameters():,} parameters on {model.device}.\n"
-        f"About {_clock(total)} with {workers} worker(s) of {threads} thread(s).",
+        f"{found.databases} databases, {sizes.seeds} seed pairs, {sizes.questions} questions to "
+        f"evaluate; {found.model}.\n"
+        f"About {_clock(found.seconds)} with {found.workers} worker(s) of {found.threads} "
+        "thread(s).",
         highlight=False,
     )
 
@@ -147,90 +197,125 @@ def _fits(context: RunContext, seeds: list[Pair]) -> tuple[LanguageModel | None,
         return tiny, [f"The memory that it needs could not be counted ({error})."]
 
 
-def _rates(
+def _measured(
     context: RunContext, seeds: list[Pair], model: LanguageModel | None
-) -> tuple[LanguageModel, float, float]:
-    """(model, seconds per supervised step, seconds per answer), measured."""
+) -> tuple[LanguageModel, Sizes, Work]:
+    """(model, sizes of what it reads and writes, what is done of each work in a second), measured
+    on a batch of the run's own pairs."""
     config = context.config
+    start = time.monotonic()
     if model is None:
         assert config.model.name_or_path is not None
         model = context.load(config.model.name_or_path, new_adapter=True)
+    loading = time.monotonic() - start
+    sizes = _sizes(context, model, seeds[:SAMPLED])
     sample = seeds[: max(config.vbi.batch_size, config.generation.batch_size)]
-    items = context.text_to_sql_set(model, sample)
-    settings = config.vbi.model_copy(update={"steps": TRIAL_STEPS})
-    times: list[float] = []
+    trained = _training_rate(context, model, sample)
+    read, written = _generation_rates(context, model, sample)
+    golds = [(context.catalogue[pair.database].path, pair.sql) for pair in seeds[:SAMPLED]]
+    start = time.monotonic()
+    context.executor.execute(golds)
+    verifying = time.monotonic() - start
+    start = time.monotonic()
+    kept = len(_examples(context))
+    synthesizing = time.monotonic() - start
+    rates = Work(
+        trained=trained,
+        scored=_scoring_rate(context, model, sample),
+        read=read,
+        written=written,
+        verified=len(golds) / verifying,
+        queries=max(1, kept) / synthesizing,
+        moved=sizes.model_bytes / max(loading, LEAST_LOADING),
+    )
+    return model, sizes, rates
+
+
+def _sizes(context: RunContext, model: LanguageModel, pairs: Sequence[Pair]) -> Sizes:
+    def mean(values: Iterable[int]) -> float:
+        found = list(values)
+        return sum(found) / max(1, len(found))
+
+    def tokens(text: str) -> int:
+        return len(context.encode_completion(model, text))
+
+    weights = sum(p.numel() * p.element_size() for p in model.model.parameters())
+    trained = (p for p in model.model.parameters() if p.requires_grad)
+    asked = [context.prompt(model, pair, training=True) for pair in pairs]
+    writing = [context.question_prompt(model, p.sql, p.database, p.question) for p in pairs]
+    return Sizes(
+        seeds=len(pairs),
+        questions=0,
+        prompt=mean(len(context.encode_prompt(model, text)) for text in asked),
+        sql=mean(tokens(pair.sql) for pair in pairs),
+        question_prompt=mean(len(context.encode_prompt(model, text)) for text in writing),
+        question=mean(tokens(pair.question) for pair in pairs),
+        model_bytes=weights,
+        saved_bytes=sum(p.numel() * p.element_size() for p in trained),
+    )
+
+
+def _training_rate(context: RunContext, model: LanguageModel, sample: Sequence[Pair]) -> float:
+    """Tokens a second of supervised steps."""
+    rates: list[float] = []
     fit(
         model,
-        items,
+        context.text_to_sql_set(model, sample),
         Supervised(),
-        settings,
+        context.config.vbi.model_copy(update={"steps": TRIAL_STEPS}),
         seed=0,
         dropout=True,
-        report=lambda *_: times.append(time.monotonic()),
+        report=lambda _, statistics: rates.append(statistics["tokens/s"]),
+        loop=context.config.training,
     )
-    step_seconds = (times[-1] - times[0]) / (len(times) - 1)
+    return statistics.harmonic_mean(rates[1:])  # the first step makes the optimizer's state
+
+
+def _scoring_rate(context: RunContext, model: LanguageModel, sample: Sequence[Pair]) -> float:
+    """Tokens a second of log-probs without gradients."""
+    groups = [context.text_to_sql_group(model, pair, pair.sql, pair.sql) for pair in sample]
     start = time.monotonic()
-    prompts = [context.renderer.text_to_sql(p.question, p.database, p.evidence) for p in sample]
-    context.generate(model, prompts)
-    return model, step_seconds, (time.monotonic() - start) / len(sample)
+    self_play.logprobs(context, model, list(sample), [pair.sql for pair in sample])
+    return sum(map(len, groups)) / (time.monotonic() - start)
 
 
-def _size(
-    config: Config, stage: Stage, seeds: int, questions: int, step: float, answer: float
-) -> tuple[str, float]:
-    """(the work in words, seconds) of one stage."""
-    stage_1, play = config.vbi, config.self_play
-    name = stage.name
-    if name == "prepare":
-        return f"{seeds} pairs checked", 2.0
-    if name == "base":
-        steps = 0 if config.model.name_or_path else config.base.steps
-        return f"{steps} steps", steps * step
-    if name == "sft":
-        steps = stage_1.steps * stage_1.rounds
-        return f"{steps} steps", steps * step
-    if name.startswith("sql_to_text"):
-        scratch = name.endswith("_0") and config.model.name_or_path is None
-        steps = config.sql_to_text.scratch_steps if scratch else config.sql_to_text.steps
-        return f"{steps} steps", steps * step
-    if name.endswith("_synthesize"):
-        queries = round((stage_1.count + stage_1.feedback + stage_1.ranking) * vbi.QUERIES_PER_PAIR)
-        # The round trip answers every question, and the rule's where the model's failed.
-        each = 2.5 if config.sql_to_text.round_trip else 1.0
-        return f"{queries} questions", queries * answer * each
-    if name.startswith("vbi") and name.endswith("_train"):
-        return f"{stage_1.steps} steps", stage_1.steps * step
-    if name.endswith("_feedback"):
-        count = stage_1.feedback + stage_1.ranking
-        return f"{count} answers", count * answer
-    if name.endswith("_answers"):
-        own = name.startswith(("self_play", "dpo"))
-        available = seeds + (stage_1.rounds * (stage_1.count + stage_1.feedback) if own else 0)
-        count = min(play.pairs or available, available)
-        return f"{count} answers", count * answer * 1.5
-    if name.endswith("_train"):
-        return f"{play.steps} steps on pairs", play.steps * step * PAIR_COST
-    if name.startswith("evaluate"):
-        return f"{questions} answers", questions * answer
-    return "copy of the best model", 1.0
+def _generation_rates(
+    context: RunContext, model: LanguageModel, sample: Sequence[Pair]
+) -> tuple[float, float]:
+    """(prompt tokens a second, generated tokens a second)."""
+    engine = HfEngine(model, batch_size=context.config.generation.batch_size)
+    prompts = [
+        context.encode_prompt(model, context.prompt(model, p, training=False)) for p in sample
+    ]
+    times, lengths = [], []
+    for limit in (1, context.config.prompt.max_completion_tokens):
+        start = time.monotonic()
+        completions = list(engine.generate(prompts, Sampling(max_new_tokens=limit)))
+        times.append(time.monotonic() - start)
+        lengths.append(sum(len(completion.ids) for completion in completions))
+    reading, both = times
+    further = max(1, lengths[1] - lengths[0])
+    return sum(map(len, prompts)) / reading, further / max(both - reading, LEAST_LOADING)
 
 
-def _replay(stages: list[tuple[Stage, float]], workers: int) -> float:
-    """Seconds until the last stage ends when at most `workers` run side by side."""
-    ends: dict[str, float] = {}
-    free = [0.0] * workers
-    waiting = list(stages)
-    while waiting:
-        # The stage that can start first; of several, the first in the plan.
-        ready = [
-            (max([min(free), *(ends[need] for need in stage.needs)]), i)
-            for i, (stage, _) in enumerate(waiting)
-            if all(need in ends for need in stage.needs)
-        ]
-        start, index = min(ready)
-        stage, seconds = waiting.pop(index)
-        free[free.index(min(free))] = ends[stage.name] = start + seconds
-    return max(ends.values())
+def _in_words(amount: Work) -> str:
+    """The work of a stage, its largest parts first named."""
+    parts = (
+        (amount.trained, "tokens trained on"),
+        (amount.queries, "queries written"),
+        (amount.written, "tokens generated"),
+        (amount.scored, "tokens scored"),
+        (amount.verified, "queries run"),
+    )
+    named = [f"{_short(count)} {what}" for count, what in parts if count]
+    return ", ".join(named) or "files copied"
+
+
+def _short(count: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return f"{count:.0f}"
 
 
 def _clock(seconds: float) -> str:

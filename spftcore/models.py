@@ -309,18 +309,49 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def save(language_model: LanguageModel, path: Path) -> None:
+def is_sharded(language_model: LanguageModel) -> bool:
+    """Whether processes hold a part of each weight, as FSDP2 leaves them."""
+    return any(hasattr(p, "full_tensor") for p in language_model.model.parameters())
+
+
+def gathered(language_model: LanguageModel) -> dict[str, Tensor] | None:
+    """The whole weights of a model that is shared out over processes, on the CPU; those of the
+    adapter alone where there is one; None where the model is whole already. Every process calls
+    it."""
+    if not is_sharded(language_model):
+        return None
+    trained = {n for n, p in language_model.model.named_parameters() if p.requires_grad}
+    weights = {}
+    wholes: dict[int, Tensor] = {}  # tied weights stay one tensor
+    for name, value in language_model.model.state_dict(keep_vars=True).items():
+        if language_model.parent and name not in trained:
+            continue
+        if id(value) not in wholes:
+            whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+            wholes[id(value)] = whole.detach().cpu()
+        weights[name] = wholes[id(value)]
+    return weights
+
+
+def save(
+    language_model: LanguageModel, path: Path, weights: dict[str, Tensor] | None = None
+) -> None:
     """Writes a checkpoint (safetensors) so that `path` holds all of it or nothing.
 
     A full model becomes a plain `transformers` folder, an adapter a plain `peft` folder, each with
     its tokenizer.
+
+    Args:
+        language_model: what to save.
+        path: the new folder.
+        weights: in place of its own, where these are shared out (`gathered`).
     """
     temporary = path.with_name(path.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     if language_model.parent:
         for settings in language_model.model.peft_config.values():
             settings.base_model_name_or_path = language_model.parent
-    language_model.model.save_pretrained(temporary)
+    language_model.model.save_pretrained(temporary, state_dict=weights)
     language_model.tokenizer.save_pretrained(temporary)
     if language_model.parent:
         adapters.record_base(temporary, language_model.parent, path)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spftcore.config import PromptConfig
-from spftcore.databases import Catalogue, Database
+from spftcore.databases import Database
 from spftcore.linking import ValueIndex
 from spftcore.linking.golds import needed, padded
-from spftcore.linking.schema import Needed, choose, score_schema
+from spftcore.linking.schema import Needed, SchemaView, choose, score_schema
 from spftcore.linking.trimming import Trimming
 from spftcore.linking.values import ValueMatch
 from spftcore.schema_text import SchemaStyle, condition, on_one_line, one_line, schema_text
 
 LIKELY = 0.05  # values with a lower probability of being needed are not shown
+LONGEST_MESSAGE = 200  # characters; what SQLite says of a long query may quote much of it
 if TYPE_CHECKING:
     import torch
 
@@ -55,7 +56,7 @@ class PromptRenderer:
     def __init__(
         self,
         config: PromptConfig,
-        catalogue: Catalogue,
+        catalogue: Mapping[str, Database],
         *,
         seed: int = 0,
         cache: Path | None = None,
@@ -117,6 +118,30 @@ class PromptRenderer:
             return "\n".join(lines) + "\n"
 
         return _fitting(prompt, trimming.levels, fits)
+
+    def linking(
+        self, question: str, database_id: str, evidence: str = ""
+    ) -> tuple[SchemaView | None, list[ValueMatch]]:
+        """What the prompt of a question shows before it is trimmed: the tables and columns, with
+        their scores, and the values. A `linked` prompt shows no schema."""
+        if self._style == "linked":
+            return None, self._index(database_id).mentions(question)
+        trimming = self._trimming(question, database_id, evidence, "", "")
+        view, _, values = trimming.at(0)
+        return view, values
+
+    def repair(self, prompt: str, sql: str, message: str) -> str:
+        """The prompt of a second try: the first one, what was answered, and what is wrong with it.
+
+        Args:
+            prompt: of `text_to_sql`.
+            sql: the answer to it.
+            message: what running it said.
+        """
+        said = one_line(message)[:LONGEST_MESSAGE]
+        if self._style == "linked":
+            return f"{prompt} {one_line(sql)} | {said.lower()} =>"
+        return f"{prompt}{one_line(sql)}\n-- This query is wrong: {said}\n-- The corrected query:\n"
 
     def _trimming(
         self, question: str, database_id: str, evidence: str, gold: str, pair: str

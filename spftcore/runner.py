@@ -2,7 +2,8 @@
 
 Workers are spawned (never forked: open SQLite connections do not survive a fork), live as long as
 the run, and end with their parent. A stage is complete when its transaction is in the run store;
-anything else is repeated on resume.
+anything else is repeated on resume. Processes that a launcher has started run the stages
+themselves, one after the other and each of them together (`run_together`).
 """
 
 from __future__ import annotations
@@ -21,19 +22,24 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spftcore.config import Config
 from spftcore.errors import SpftError, explain
+from spftcore.processes import FailedElsewhere, Processes
 from spftcore.stages.plan import Stage, plan
-from spftcore.store import Store
+from spftcore.store import StageWriter, Store
 from spftcore.training.checkpoints import training_folder
 from spftcore.training.stopping import Stop, Stopped
+
+if TYPE_CHECKING:
+    from spftcore.rollout.engines import Engines
+    from spftcore.stages.context import RunContext
 
 PROGRESS_SECONDS = 0.2  # how often a worker reports, at most
 LOCK_SECONDS = 15.0  # how long the workers of a killed run may take to notice
@@ -85,7 +91,7 @@ def _start_worker(
     parent = multiprocessing.parent_process()
     # Whatever is no training ends at once: its stage is repeated on resume.
     stop = Stop(otherwise=_leave)
-    stop.on_sigterm()
+    stop.on_signals(signal.SIGTERM)
 
     def watch() -> None:
         if parent is not None:
@@ -95,15 +101,7 @@ def _start_worker(
     threading.Thread(target=watch, daemon=True).start()
     lock = (directory / ".workers").open("w")
     fcntl.flock(lock, fcntl.LOCK_SH)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    import torch
-    import transformers
-
-    torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    _quiet_libraries(threads)
     from spftcore.rollout.engines import Engines
 
     _worker.update(
@@ -119,9 +117,20 @@ def _start_worker(
     )
 
 
+def _quiet_libraries(threads: int) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
 def _run_stage(name: str) -> None:
     from spftcore.stages.context import RunContext
-    from spftcore.tracking import track, write_curves
 
     last = 0.0
 
@@ -133,16 +142,12 @@ def _run_stage(name: str) -> None:
             _worker["messages"].put((name, done, total, text))
 
     directory, store, stop = _worker["directory"], _worker["store"], _worker["stop"]
-    config, databases, engines = _worker["config"], _worker["databases"], _worker["engines"]
-    context = RunContext(config, directory, store, databases, progress, stop, engines)
+    config, databases = _worker["config"], _worker["databases"]
+    context = RunContext(
+        config, directory, store, databases, progress, stop, engines=_worker["engines"]
+    )
     try:
-        with store.stage(name) as stage:
-            _worker["stages"][name].run(context, stage)
-            stage.rejections("prompt", context.prompt_notes())
-            stage.result |= context.answer_counts()
-            write_curves(directory / "tensorboard" / name, stage.metrics())
-        track(context.config, directory, name, stage.metrics())
-        shutil.rmtree(training_folder(directory, name), ignore_errors=True)
+        _complete(_worker["stages"][name], context)
     except SpftError:
         raise
     except Stopped:
@@ -153,6 +158,24 @@ def _run_stage(name: str) -> None:
         if stop.requested:
             _leave()
         context.close()
+
+
+def _complete(stage: Stage, context: RunContext) -> None:
+    """Runs a stage and stores what it has produced."""
+    from spftcore.tracking import track, write_curves
+
+    name, directory = stage.name, context.directory
+    with context.store.stage(name) as writer:
+        _work(stage, context, writer)
+        write_curves(directory / "tensorboard" / name, writer.metrics())
+    track(context.config, directory, name, writer.metrics())
+    shutil.rmtree(training_folder(directory, name), ignore_errors=True)
+
+
+def _work(stage: Stage, context: RunContext, writer: StageWriter) -> None:
+    stage.run(context, writer)
+    writer.rejections("prompt", context.prompt_notes())
+    writer.result |= context.answer_counts()
 
 
 def _leave() -> None:
@@ -187,15 +210,8 @@ def run_stages(
         SpftError: a stage failed; what other stages finished is kept.
         KeyboardInterrupt: stopped by the user; likewise.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise SpftError(
-            "A run starts its own processes and cannot be one of several that a launcher starts. "
-            "Start it without `accelerate launch` or `torchrun`."
-        )
     stages = plan(config)
-    finished = store.finished()
-    for name in finished:  # of a run that was killed between the stage's end and the clearing up
-        shutil.rmtree(training_folder(directory, name), ignore_errors=True)
+    finished = _cleared(store, directory)
     waiting = [stage for stage in stages if stage.name not in finished]
     if not waiting:
         return
@@ -229,6 +245,116 @@ def run_stages(
         if running:
             _stop_workers(list((pool._processes or {}).values()), console)
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cleared(store: Store, directory: Path) -> set[str]:
+    """The finished stages, of which nothing is left behind: a run may have been killed between a
+    stage's end and the clearing up."""
+    finished = store.finished()
+    for name in finished:
+        shutil.rmtree(training_folder(directory, name), ignore_errors=True)
+    return finished
+
+
+def run_together(
+    config: Config,
+    directory: Path,
+    databases: Path,
+    store: Store | None,
+    processes: Processes,
+    console: Console,
+) -> None:
+    """Runs every stage that is not complete, as one of the processes that a launcher has started.
+
+    The first process writes the run store; the others read a snapshot of it that is made before
+    each stage. The run's folder must be one that all of them see.
+
+    Args:
+        config, directory, databases: of the run.
+        store: of the first process; None in the others.
+        processes: all of them; every one calls this.
+        console: where the first process shows how it goes.
+
+    Raises:
+        SpftError: a stage failed; what other stages finished is kept.
+    """
+    stop = Stop(otherwise=_leave)
+    stop.on_signals(signal.SIGTERM, signal.SIGINT)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    _quiet_libraries(config.run.threads or max(1, (cores or 1) // processes.on_machine))
+    from spftcore.rollout.engines import Engines
+
+    stages, engines = plan(config), Engines()
+    finished = processes.once(lambda: _cleared(_owned(store), directory))
+    done = len(finished & {stage.name for stage in stages})
+    snapshot = directory / ".run.snapshot.sqlite"
+    with _Display(console, len(stages), done) if store else nullcontext() as display:
+        for stage in stages:
+            if stage.name in finished:
+                continue
+            if display:
+                display.started(stage.name)
+            if not stage.by_one:
+                processes.once(lambda: _owned(store).snapshot(snapshot))
+            if store or not stage.by_one:
+                own = store or Store.of_snapshot(snapshot)
+                alone = Processes() if stage.by_one else processes
+                _run_together(
+                    stage, config, directory, databases, own, alone, engines, stop, display
+                )
+                if not store:
+                    own.close()
+            processes.wait()
+            if display and store:
+                display.finished(stage.name, store)
+    engines.close()
+    if store:
+        snapshot.unlink(missing_ok=True)
+
+
+def _owned(store: Store | None) -> Store:
+    assert store is not None, "only the first process has the run store, and only it asks for it"
+    return store
+
+
+def _run_together(
+    stage: Stage,
+    config: Config,
+    directory: Path,
+    databases: Path,
+    store: Store,
+    processes: Processes,
+    engines: Engines,
+    stop: Stop,
+    display: _Display | None,
+) -> None:
+    from spftcore.stages.context import RunContext
+
+    messages: queue.Queue[tuple[str, int, int, str]] = queue.Queue()
+
+    def progress(done: int, total: int, text: str) -> None:
+        if display:
+            messages.put((stage.name, done, total, text))
+            display.update(messages)
+
+    context = RunContext(config, directory, store, databases, progress, stop, processes, engines)
+    try:
+        if display:
+            _complete(stage, context)
+        else:
+            _work(stage, context, StageWriter(stage.name))
+    except SpftError as error:
+        if isinstance(error, FailedElsewhere):
+            raise
+        raise SpftError(f"Stage {stage.name}: {error}") from None
+    except Stopped:
+        _leave()
+    except Exception as error:
+        raise explain(error, directory) from None
+    finally:
+        if stop.requested:
+            _leave()
+        context.close()
 
 
 def _stop_workers(processes: list[Any], console: Console) -> None:

@@ -219,6 +219,20 @@ class Store:
                 f"{SCHEMA_VERSION}. Use another run.name."
             )
 
+    @classmethod
+    def of_snapshot(cls, path: Path) -> Store:
+        """A snapshot of a store, to read from: also where a file system is shared by machines, on
+        which SQLite's write-ahead log does not work."""
+        store = cls.__new__(cls)
+        uri = f"{path.resolve().as_uri()}?immutable=1"
+        store._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+        return store
+
+    def snapshot(self, path: Path) -> None:
+        """Writes all of the store to a new file, in place of what is there."""
+        path.unlink(missing_ok=True)
+        self._connection.execute("vacuum into ?", (str(path),))
+
     def close(self) -> None:
         self._connection.close()
 

@@ -2,6 +2,7 @@
 
 Without options: the embedded databases and a tiny model. With your own:
 `python -m spftcore.train --data.databases DIR --data.pairs FILE --model.name_or_path PATH_OR_ID`.
+On several GPUs: `accelerate launch -m spftcore.train …`, with the same options.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from spftcore.config import (
     resolve,
 )
 from spftcore.errors import SpftError, UsageError, explain
+from spftcore.processes import FailedElsewhere, Processes
 
 # Settings that may differ when a run is continued: it may have been moved, and a machine short of
 # memory may need fewer workers (whose number of threads can change the last bits of a sum).
@@ -138,12 +140,13 @@ def _differences(first: dict[str, Any], second: dict[str, Any], prefix: str = ""
     return names
 
 
-def train(config: Config, console: Console) -> Path:
+def train(config: Config, console: Console, processes: Processes) -> Path:
     """Runs (or continues) a run to its end.
 
     Args:
         config: resolved settings.
         console: where progress and the result table go.
+        processes: that a launcher has started for it; each of them calls this.
 
     Returns:
         The path of the report.
@@ -152,20 +155,16 @@ def train(config: Config, console: Console) -> Path:
         SpftError: bad input, or a stage that failed; finished stages are kept.
     """
     from spftcore.report import print_results, write_report
-    from spftcore.runner import run_lock, run_stages
+    from spftcore.runner import run_lock, run_stages, run_together
     from spftcore.stages.prepare import databases_folder
     from spftcore.store import Store
-    from spftcore.tracking import check_tracker
 
     directory = config.run_directory
-    check_tracker(config)
-    for message in _check_inputs(config):  # complains before anything is written
-        console.print(f"Left out: {message}", highlight=False, markup=False)
-    if config.model.name_or_path is not None:
-        from spftcore.forecast import require_memory
-
-        for line in require_memory(config):
-            console.print(line, highlight=False, markup=False)
+    if not processes.first:
+        databases = processes.once(Path)
+        run_together(config, directory, databases, None, processes, console)
+        return directory
+    _check(config, console, processes)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -179,12 +178,31 @@ def train(config: Config, console: Console) -> Path:
         databases = databases_folder(config, directory)
         store = Store(directory / "run.sqlite")
         try:
-            run_stages(config, directory, databases, store, console)
+            processes.once(lambda: databases)
+            if processes.size > 1:
+                run_together(config, directory, databases, store, processes, console)
+            else:
+                run_stages(config, directory, databases, store, console)
             report = write_report(directory)
             print_results(store, console)
         finally:
             store.close()
     return report
+
+
+def _check(config: Config, console: Console, processes: Processes) -> None:
+    """Complains before anything is written."""
+    from spftcore.tracking import check_tracker
+
+    check_tracker(config)
+    processes.check_device(config.run.device)
+    for message in _check_inputs(config):
+        console.print(f"Left out: {message}", highlight=False, markup=False)
+    if config.model.name_or_path is not None:
+        from spftcore.forecast import require_memory
+
+        for line in require_memory(config):
+            console.print(line, highlight=False, markup=False)
 
 
 def _check_inputs(config: Config) -> list[str]:
@@ -217,10 +235,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, stop)
     config: Config | None = None
     try:
-        arguments = parser().parse(argv)
-        config = settings(arguments)
-        _work(config, arguments.dry_run, console)
+        processes = Processes.joined()
+        arguments = processes.once(lambda: parser().parse(argv))
+        config = processes.once(lambda: settings(arguments))
+        _work(config, arguments.dry_run, console, processes)
         return 0
+    except FailedElsewhere:
+        return 1
     except UsageError as error:
         errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
         return 2
@@ -241,17 +262,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _work(config: Config, dry_run: bool, console: Console) -> None:
+def _work(config: Config, dry_run: bool, console: Console, processes: Processes) -> None:
     """Trains, or forecasts; whatever else goes wrong becomes a message."""
     try:
         if dry_run:
             from spftcore.forecast import print_forecast
 
-            print_forecast(config, console)
+            if processes.first:
+                print_forecast(config, console)
             return
-        report = train(config, console)
+        report = train(config, console, processes)
         model = config.run_directory / "model"
-        console.print(f"\nReport: {report}\nModel:  {model}", highlight=False, markup=False)
+        if processes.first:
+            console.print(f"\nReport: {report}\nModel:  {model}", highlight=False, markup=False)
     except SpftError:
         raise
     except Exception as error:

@@ -174,3 +174,11 @@ def memorise(model: LanguageModel) -> None:
         torch.nn.utils.clip_grad_norm_(model.model.parameters(), 1.0)
         optimizer.step()
     model.model.eval()
+
+
+@pytest.fixture(scope="session")
+def travel_run(tmp_path_factory: pytest.TempPathFactory, travel: Path) -> Path:
+    """A finished run whose model answers TRAVEL_PAIRS; not to be written to."""
+    from inference_engines import memorised_run
+
+    return memorised_run(tmp_path_factory.mktemp("runs") / "travel", travel)

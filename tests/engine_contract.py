@@ -224,6 +224,18 @@ class EngineContract:
                 fewer = ask(under_test, prompts[:count], samples=2, **how)
                 assert {k: c.ids for k, c in fewer.items()} == {k: together[k].ids for k in fewer}
 
+    def test_a_key_carries_the_draw_of_a_prompt_to_another_place(
+        self, under_test: EngineUnderTest, prompts: list[tuple[int, ...]]
+    ) -> None:
+        how: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 10, "seed": 3, "samples": 4}
+        count = len(prompts)
+        first = ask(under_test, prompts, keys=tuple(range(50, 50 + count)), **how)
+        turned = ask(under_test, prompts[::-1], keys=tuple(range(50, 50 + count))[::-1], **how)
+        other = ask(under_test, prompts, keys=tuple(range(90, 90 + count)), **how)
+        for (place, sample), completion in first.items():
+            assert completion.ids == turned[count - 1 - place, sample].ids
+        assert [c.ids for c in first.values()] != [other[key].ids for key in first]
+
     def test_end_of_sequence_is_kept_and_nothing_after_it(
         self, checkpoint: Checkpoint, under_test: EngineUnderTest
     ) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, prompts_of
-from engine_contract import argmax_loop
+from conftest import CPU, TRAVEL_PAIRS, memorise, prompts_of
+from engine_contract import argmax_loop, forced_logprobs
 
 from spftcore.config import Config
 from spftcore.models import LanguageModel, load
@@ -61,6 +61,17 @@ def test_neither_padding_nor_the_batch_size_changes_an_answer(model: LanguageMod
     assert together == by_two == alone
 
 
+def test_greedy_decoding_equals_that_of_transformers(tiny: LanguageModel) -> None:
+    memorise(tiny)
+    texts = [text for pair in TRAVEL_PAIRS for text in pair]
+    prompts = prompts_of(tiny, [text[:cut] for text in texts for cut in range(4, len(text), 4)])
+    got = generate(tiny, prompts, max_new_tokens=40, batch_size=16)
+    assert len(set(got)) > 20
+    for prompt, ids in zip(prompts, got, strict=True):
+        whole = tiny.model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)
+        assert ids == tuple(whole[0, len(prompt) :].tolist())
+
+
 def test_answers_come_in_the_order_of_the_prompts(model: LanguageModel) -> None:
     prompts = prompts_of(model, QUESTIONS)
     forward = generate(model, prompts, max_new_tokens=6, batch_size=2)
@@ -106,3 +117,186 @@ def test_an_adapter_generates_with_its_own_weights(qwen2_folder: Any) -> None:
     after = generate(model, prompts, max_new_tokens=8, batch_size=4)
     assert after != before
     assert after == [argmax_loop(model, prompt, 8) for prompt in prompts]
+
+
+def test_samples_follow_the_models_probabilities_beyond_the_likeliest(
+    llama: LanguageModel,
+) -> None:
+    # All samples of one prompt, as one call gives them: no two rows share their chance.
+    with torch.no_grad():
+        llama.model.get_output_embeddings().weight.mul_(6)
+    (prompt,) = prompts_of(llama, ["How many?"])
+    how = Sampling(samples=2000, temperature=2.0, max_new_tokens=1, seed=4)
+    drawn = [c.ids[0] for c in HfEngine(llama, batch_size=700).generate([prompt], how)]
+    with torch.no_grad():
+        chance = (llama.model(torch.tensor([prompt])).logits[0, -1].double() / 2).softmax(-1)
+    counts = torch.bincount(torch.tensor(drawn), minlength=len(chance)).double()
+    likely = chance * 2000 > 5
+    statistic = float(((counts - 2000 * chance)[likely] ** 2 / (2000 * chance[likely])).sum())
+    freedom = int(likely.sum()) - 1
+    # A chi-square variable has mean n and variance 2n.
+    assert abs(statistic - freedom) < 5 * (2 * freedom) ** 0.5
+
+
+# -- kinds of models ----------------------------------------------------------------------------
+
+
+def random_model(tokenizer: Any, kind: str) -> LanguageModel:
+    """A tiny model with strong opinions."""
+    import transformers
+
+    size: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 40,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    window = {"sliding_window": 6}
+    mixed = {"layer_types": ["sliding_attention", "full_attention"]}
+    torch.manual_seed(3)
+    found: Any
+    if kind == "Mistral":
+        found = transformers.MistralForCausalLM(transformers.MistralConfig(**size, **window))
+    elif kind == "Gemma 3":
+        settings = transformers.Gemma3TextConfig(**size, **window, **mixed, head_dim=8)
+        found = transformers.Gemma3ForCausalLM(settings)
+    elif kind == "GPT-2":  # learned positions: there is none after the last
+        names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer"}
+        names |= {"num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
+        own = {names.get(key, key): value for key, value in size.items()}
+        del own["num_key_value_heads"], own["intermediate_size"]
+        found = transformers.GPT2LMHeadModel(transformers.GPT2Config(**own))
+    elif kind == "LFM2":  # a convolution's state in place of keys
+        settings = transformers.Lfm2Config(**size, layer_types=["conv", "full_attention"])
+        found = transformers.Lfm2ForCausalLM(settings)
+    else:
+        own = {key: size[key] for key in size if "num_" not in key or "layers" in key}
+        found = transformers.MambaForCausalLM(transformers.MambaConfig(**own, state_size=8))
+    with torch.no_grad():
+        for parameter in found.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    return LanguageModel(found.eval(), tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["Mistral", "Gemma 3", "GPT-2", "LFM2", "Mamba"])
+def test_windows_learned_positions_and_states_do_not_mind_the_batch(
+    kind: str, tiny: LanguageModel
+) -> None:
+    model = random_model(tiny.tokenizer, kind)
+    # Shorter and longer than the window; the longest reaches the end of the context.
+    prompts = [*prompts_of(model, QUESTIONS), tuple(range(40, 40 + 34))]
+    expected = [argmax_loop(model, prompt, min(10, 40 - len(prompt))) for prompt in prompts]
+    assert len(set(expected)) > 4
+    assert generate(model, prompts, max_new_tokens=10, batch_size=4) == expected
+    drawn = HfEngine(model, batch_size=6).generate(
+        prompts, Sampling(samples=2, temperature=1.0, max_new_tokens=6)
+    )
+    for completion in drawn:
+        forced = forced_logprobs(model, prompts[completion.prompt], completion.ids)
+        assert completion.logprobs == pytest.approx(forced, abs=1e-4)
+
+
+def test_a_long_completion_outgrows_the_room_of_its_cache(qwen2: LanguageModel) -> None:
+    prompts = prompts_of(qwen2, ["Who?", "Name the largest city."])
+    expected = [argmax_loop(qwen2, prompt, 150) for prompt in prompts]
+    assert max(map(len, expected)) > 140
+    assert generate(qwen2, prompts, max_new_tokens=150, batch_size=2) == expected
+
+
+# -- what goes wrong ----------------------------------------------------------------------------
+
+
+def with_little_memory(
+    model: LanguageModel, rows: int, monkeypatch: pytest.MonkeyPatch, step: int = 2
+) -> None:
+    """From its `step`-th call on, a pass over more than so many rows wants more than there is."""
+    forward, calls = model.model.forward, [0]
+
+    def greedy_for_memory(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] >= step and named["input_ids"].shape[0] > rows:
+            torch.empty(1 << 60)
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(model.model, "forward", greedy_for_memory)
+
+
+def test_where_memory_runs_out_the_batch_is_halved_and_nothing_is_lost(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = prompts_of(tiny, QUESTIONS) * 2
+    how = Sampling(samples=2, temperature=1.0, max_new_tokens=8)
+    expected = {(c.prompt, c.sample): c.ids for c in HfEngine(tiny).generate(prompts, how)}
+    with_little_memory(tiny, 3, monkeypatch)
+    engine = HfEngine(tiny, batch_size=16)
+    got = list(engine.generate(prompts, how))
+    assert {(c.prompt, c.sample): c.ids for c in got} == expected
+    assert len(got) == len(expected)
+    assert engine.batch_size == 2
+    # 16, 8 and 4 were too many, each said once; later calls begin with what fits.
+    assert len(caplog.messages) == 3
+    list(engine.generate(prompts, how))
+    assert len(caplog.messages) == 3
+
+
+def test_a_prompt_that_does_not_fit_even_alone_fails_alone(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = prompts_of(tiny, QUESTIONS)
+    longest = max(map(len, prompts))
+    forward = tiny.model.forward
+
+    def greedy_for_memory(*arguments: Any, **named: Any) -> Any:
+        if named["input_ids"].shape[1] == longest:
+            torch.empty(1 << 60)
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(tiny.model, "forward", greedy_for_memory)
+    got = {c.prompt: c for c in HfEngine(tiny).generate(prompts, Sampling(max_new_tokens=5))}
+    failed = [i for i, c in got.items() if c.finish == "failed"]
+    assert failed == [i for i, prompt in enumerate(prompts) if len(prompt) == longest]
+    assert all(got[i].ids for i in range(len(prompts)) if i not in failed)
+
+
+def test_another_error_of_the_model_is_not_taken_for_lack_of_memory(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(tiny.model, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(HfEngine(tiny).generate(prompts_of(tiny, QUESTIONS), Sampling()))
+
+
+def test_an_empty_prompt_fails_alone(tiny: LanguageModel) -> None:
+    prompts = [(), *prompts_of(tiny, ["Who?"])]
+    got = {c.prompt: c for c in HfEngine(tiny).generate(prompts, Sampling(max_new_tokens=3))}
+    assert (got[0].finish, got[0].ids) == ("failed", ())
+    assert got[1].ids
+
+
+# -- between two completions --------------------------------------------------------------------
+
+
+def test_the_model_is_as_it_was_whenever_a_completion_is_handed_out(qwen2_folder: Any) -> None:
+    from spftcore.config import LoraConfig
+
+    config = Config(lora=LoraConfig(rank=4, dropout=0.0))
+    model = load(qwen2_folder, config, device=CPU, new_adapter=True)
+    trainable = {n for n, p in model.model.named_parameters() if p.requires_grad}
+    prompts = prompts_of(model, QUESTIONS)
+    before = generate(model, prompts, max_new_tokens=4, batch_size=4)
+    for _ in HfEngine(model, batch_size=2).generate(prompts, Sampling(max_new_tokens=4)):
+        assert not torch.is_inference_mode_enabled()
+        assert model.model.active_adapter == "default"
+        assert {n for n, p in model.model.named_parameters() if p.requires_grad} == trainable
+        # Who verifies answers may train or ask in between.
+        assert generate(model, prompts, max_new_tokens=4, batch_size=4) == before

@@ -11,6 +11,7 @@ import pytest
 
 from spftcore.databases import Catalogue, Column, Database, ForeignKey, Table
 from spftcore.errors import SpftError
+from spftcore.metrics.hardness import Hardness, hardness
 from spftcore.synthesis import (
     FillError,
     SynthesisResult,
@@ -20,7 +21,6 @@ from spftcore.synthesis import (
     fill,
     synthesize_sql,
 )
-from spftcore.synthesis.difficulty import Difficulty, difficulty
 from spftcore.synthesis.gates import hangs_on_more_than_ties, weaker_variants
 from spftcore.synthesis.joins import JoinGraph
 from spftcore.verify import Executor
@@ -62,7 +62,7 @@ def synthesised(
     database: Database,
     texts: list[str],
     count: int,
-    mix: Mapping[Difficulty, float] | None = None,
+    mix: Mapping[Hardness, float] | None = None,
     seed: int = 0,
 ) -> SynthesisResult:
     pool = TemplatePool()
@@ -185,12 +185,12 @@ def test_every_table_with_rows_is_used(shop: Database) -> None:
 
 def test_a_mix_of_difficulties_is_met(shop: Database) -> None:
     texts = [entry.template.text for entry in TemplatePool.builtin()]
-    mix: dict[Difficulty, float] = {"easy": 1, "hard": 2, "extra": 1}
+    mix: dict[Hardness, float] = {"easy": 1, "hard": 2, "extra": 1}
     result = synthesised(shop, texts, 80, mix)
     assert len(result.queries) == 80
     assert result.difficulties == {"easy": 20, "hard": 40, "extra": 20}
     by_id = {Template(text).id: text for text in texts}
-    assert all(difficulty(by_id[q.template_id]) != "medium" for q in result.queries)
+    assert all(hardness(by_id[q.template_id]) != "medium" for q in result.queries)
     with pytest.raises(SpftError, match="no template is extra"):
         synthesised(shop, ["select count(*) from {a}"], 5, {"extra": 1.0})
     with pytest.raises(SpftError, match="gives no shares"):
@@ -212,7 +212,7 @@ def test_a_mix_of_difficulties_is_met(shop: Database) -> None:
     ],
 )
 def test_difficulty(sql: str, expected: str) -> None:
-    assert difficulty(sql) == expected
+    assert hardness(sql) == expected
 
 
 def changed(database: Database, **columns: bool) -> Database:

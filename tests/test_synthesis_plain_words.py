@@ -192,3 +192,24 @@ def test_mutants_of_real_queries_get_other_questions(data: Path) -> None:
         totals["same"] += len(same)
     assert totals["mutants"] > 100
     assert not totals["same"]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_join_that_loses_rows_is_said_where_nothing_is_declared_but_null_is_there(
+    tmp_path: Path, missing: bool
+) -> None:
+    path = tmp_path / "shop.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "create table customer (customer_id integer primary key, name text);"
+            "create table item (item_id integer primary key, title text,"
+            " customer_id integer references customer (customer_id));"
+            "insert into customer values (1, 'Ada'), (2, 'Bo');"
+            f"insert into item values (1, 'pen', 1), (2, 'cup', {'null' if missing else 2});"
+        )
+    connection.close()
+    database = Catalogue.open(tmp_path)["shop"]
+    query = "select count(*) from customer join item on customer.customer_id = item.customer_id"
+    questions = {verbalise(query, database, random.Random(seed)) or "" for seed in range(8)}
+    assert all(questions)
+    assert all(("customer" in question) is missing for question in questions)

@@ -9,8 +9,8 @@ import pytest
 
 from spftcore.databases import Catalogue
 from spftcore.errors import SpftError
+from spftcore.metrics.hardness import hardness
 from spftcore.synthesis import FillError, Template, TemplatePool, fill
-from spftcore.synthesis.difficulty import difficulty
 
 COUNT = "select count(*) from {a}"
 NAMES = "select {a.1: text} from {a} where {a.1} like {v1 contains a.1}"
@@ -104,7 +104,7 @@ def test_the_library_covers_every_clause_and_every_difficulty() -> None:
         "with ", "filter (where", "strftime", "from (select", "||", "coalesce",
     ):  # fmt: skip
         assert words in text, words
-    assert {difficulty(e.template.text) for e in pool} == {"easy", "medium", "hard", "extra"}
+    assert {hardness(e.template.text) for e in pool} == {"easy", "medium", "hard", "extra"}
 
 
 def test_every_template_of_the_library_fits_an_ordinary_schema(tmp_path: Path) -> None:

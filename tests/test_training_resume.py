@@ -196,7 +196,7 @@ import os, signal
 from spftcore.training.stopping import Stop, Stopped
 
 stop = Stop(otherwise=lambda: os._exit(7))
-stop.on_sigterm()
+stop.on_signals(signal.SIGTERM)
 try:
     with stop.heeded():
         for _ in range(3):

@@ -170,6 +170,9 @@ def _read_table(
                 comment="" if sensitive else comment,  # it often tells a value
                 sensitive=sensitive,
                 sorts_as_text=sorts_as_text(kind, values),
+                has_null=bool(
+                    count and not not_null and _null_in(connection, table, column, limit)
+                ),
             )
         )
     return Table(
@@ -203,6 +206,11 @@ def _frequent_values(
                 value = value.decode(encoding)
         values.append((value, count))
     return values
+
+
+def _null_in(connection: apsw.Connection, table: str, column: str, limit: int) -> bool:
+    sample = f"select {quote_identifier(column)} as v from {table} limit {limit}"
+    return bool(list(rows(connection, f"select 1 from ({sample}) where v is null limit 1")))
 
 
 def _examples(values: list[Counted]) -> tuple[str | int | float, ...]:

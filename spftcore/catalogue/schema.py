@@ -25,6 +25,7 @@ class Column:
         sensitive: looks personal or secret (`catalogue.sensitive`): its values must not be shown,
             indexed or drawn.
         sorts_as_text: numbers kept as text in an order that is not the numbers' ('9' after '10').
+        has_null: NULL stands somewhere in a bounded sample of its values.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Column:
     comment: str = ""
     sensitive: bool = False
     sorts_as_text: bool = False
+    has_null: bool = False
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ def write_scores(path: Path, scored: Iterable[Scored]) -> None:
     """Writes one JSON object a line; empty fields are left out. The file appears when it is
     complete."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    # Half a surrogate, which a JSON file of predictions can hold, is written as its escape.
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for one in scored:
             record = {k: v for k, v in asdict(one).items() if v not in (_DEFAULTS[k], {}, ())}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from spftcore.models import LanguageModel
+from spftcore.rollout.growing_cache import growing_cache
+from spftcore.rollout.requests import Sampling
 from spftcore.rollout.sampling import next_tokens, row_chance
 
 
@@ -46,8 +47,7 @@ class Batch:
         model: whose active adapter decodes.
         prompts: token ids of each prompt of the rows, by its place.
         rows: what to decode; rows of one prompt share its encoding.
-        temperature: 0 for greedy decoding.
-        seed: of the draws.
+        sampling: temperature, seed and keys of the draws.
     """
 
     def __init__(
@@ -55,24 +55,26 @@ class Batch:
         model: LanguageModel,
         prompts: Sequence[Sequence[int]],
         rows: list[Row],
-        temperature: float,
-        seed: int,
+        sampling: Sampling,
     ) -> None:
         self.rows = rows
         self._model = model.model
         self._device = model.device
-        self._temperature = temperature
+        self._temperature = sampling.temperature
         known = inspect.signature(model.causal_lm.forward).parameters
         self._takes_positions = "position_ids" in known
+        # Mamba's name for it; a model without attention has no use for a mask of what it has read.
+        self._recurrent = "cache_params" in known
+        self._cache_name = "cache_params" if self._recurrent else "past_key_values"
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
         self._last_position = (context_tokens(model) or 1 << 31) - 1
         self._tokens: Tensor  # [R], the newest
-        self._cache: Any = DynamicCache(config=model.causal_lm.config)
+        self._cache: Any = growing_cache(model.causal_lm.config)
         self._uniform = None
-        if temperature > 0:
+        if sampling.temperature > 0:
             drawn = []
             for row in rows:
-                chance = row_chance(seed, row.prompt, row.sample)
+                chance = row_chance(sampling.seed, sampling.key(row.prompt), row.sample)
                 drawn.append([chance.random() for _ in range(row.limit)])
             width = max(map(len, drawn))
             padded = [numbers + [0.0] * (width - len(numbers)) for numbers in drawn]
@@ -124,9 +126,9 @@ class Batch:
         given = {"position_ids": positions} if self._takes_positions else {}
         output = self._model(
             input_ids=ids,
-            attention_mask=self._mask,
-            past_key_values=self._cache,
+            attention_mask=self._mask[:, -ids.shape[1] :] if self._recurrent else self._mask,
             use_cache=True,
+            **{self._cache_name: self._cache},
             **given,
             **self._last_only,
         )

@@ -147,7 +147,7 @@ class HfEngine:
         self.model.model.eval()
         with self._using(adapter):
             if batch is None:
-                batch = Batch(self.model, prompts, live, sampling.temperature, sampling.seed)
+                batch = Batch(self.model, prompts, live, sampling)
             else:
                 if len(live) < (1 - DONE_SHARE) * len(batch.rows):
                     alive = {id(row) for row in live}

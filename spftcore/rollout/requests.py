@@ -18,8 +18,10 @@ class Sampling:
         temperature: 0 for greedy decoding.
         max_new_tokens: longest completion, end-of-sequence included.
         stop: texts that end a completion; they are not part of it.
-        seed: of the draw. The completions of a prompt depend on it, on the prompt's place and on
+        seed: of the draw. The completions of a prompt depend on it, on the prompt's key and on
             nothing else that is asked in the same call.
+        keys: one for each prompt, by place, so that a prompt's draw is the same whatever it is
+            asked beside; empty: its place is its key.
     """
 
     samples: int = 1
@@ -27,6 +29,11 @@ class Sampling:
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
     seed: int = 0
+    keys: tuple[int, ...] = ()
+
+    def key(self, place: int) -> int:
+        """What the draw of the prompt at a place depends on, beside the seed."""
+        return self.keys[place] if self.keys else place
 
 
 @dataclass(frozen=True, slots=True)

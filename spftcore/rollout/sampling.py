@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 
 
-def row_chance(seed: int, prompt: int, sample: int) -> random.Random:
-    """The chance of one completion: it depends on nothing else that is decoded beside it."""
-    return random.Random(f"{seed}:{prompt}:{sample}")
+def row_chance(seed: int, key: int, sample: int) -> random.Random:
+    """The chance of one completion: it depends on nothing else that is decoded beside it.
+
+    Args:
+        seed, key: of the sampling and of the prompt (`Sampling.key`).
+        sample: number among the prompt's completions.
+    """
+    return random.Random(f"{seed}:{key}:{sample}")
 
 
 def next_tokens(

@@ -14,9 +14,10 @@ import torch
 from spftcore import models
 from spftcore.config import Config, TrainConfig
 from spftcore.databases import Catalogue
-from spftcore.errors import SpftError
+from spftcore.encoding import Encoder
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
+from spftcore.processes import Processes
 from spftcore.prompts import PromptRenderer, parse_sql
 from spftcore.rollout.engines import Engines
 from spftcore.rollout.grammar import sql_grammar
@@ -52,6 +53,7 @@ class RunContext:
         databases: folder of the SQLite files.
         progress: called with (done, total, text) of the stage at work.
         stop: asks training to save its state and end.
+        processes: that run the stage together.
         engines: what generates.
     """
 
@@ -61,6 +63,7 @@ class RunContext:
     databases: Path
     progress: Progress
     stop: Stop = field(default_factory=Stop)
+    processes: Processes = field(default_factory=Processes)
     engines: Engines = field(default_factory=Engines)
     dropped: dict[str, int] = field(default_factory=dict)
     _trimmed: set[tuple[str, bool]] = field(default_factory=set)
@@ -101,7 +104,8 @@ class RunContext:
         """Saves a checkpoint of the run; its path is given within the run's folder, which may be
         moved between a stop and a resume."""
         path = f"checkpoints/{name}"
-        models.save(model, self.directory / path)
+        weights = models.gathered(model)
+        self.processes.once(lambda: models.save(model, self.directory / path, weights))
         model.folder = str(self.directory / path)
         return path
 
@@ -125,22 +129,7 @@ class RunContext:
         Raises:
             SpftError: the chat template fails.
         """
-        tokenizer = model.tokenizer
-        if self.config.model.chat_template and tokenizer.chat_template:
-            message = [{"role": "user", "content": prompt}]
-            try:
-                return tuple(
-                    tokenizer.apply_chat_template(
-                        message, add_generation_prompt=True, return_dict=False
-                    )
-                )
-            except Exception as error:  # the template is a program that came with the model
-                raise SpftError(
-                    f"The chat template of the model's tokenizer fails on a plain user message "
-                    f"({type(error).__name__}: {error}). Correct chat_template in the model's "
-                    "folder, or set model.chat_template=false."
-                ) from error
-        return tuple(tokenizer(prompt)["input_ids"])
+        return self._encoder(model).prompt(prompt)
 
     def encode(
         self, model: LanguageModel, prompt: str, completion: str, identifier: str
@@ -154,8 +143,10 @@ class RunContext:
 
     def encode_completion(self, model: LanguageModel, completion: str) -> tuple[int, ...]:
         """Token ids of a completion, ended by end-of-sequence."""
-        ids = model.tokenizer(completion, add_special_tokens=False)["input_ids"]
-        return (*ids, model.tokenizer.eos_token_id)
+        return self._encoder(model).completion(completion)
+
+    def _encoder(self, model: LanguageModel) -> Encoder:
+        return Encoder(model.tokenizer, chat_template=self.config.model.chat_template)
 
     def within_limits(self, sequence: TokenSequence) -> bool:
         """Whether a sequence may be trained on; the ones that may not are counted by cause."""
@@ -239,18 +230,22 @@ class RunContext:
 
     def prompt_notes(self) -> dict[str, int]:
         """How many prompts of the stage were trimmed, and how many answers are none or a part."""
+        trimmed = set().union(*self.processes.each(self._trimmed))
+        finishes = sum(self.processes.each(self._finishes), Counter[Finish]())
         notes = {
-            "schema trimmed to prompt.max_prompt_tokens": len(self._trimmed),
-            "no answer: prompt too long": self._finishes["too_long"],
-            "no answer: out of memory": self._finishes["failed"],
-            "cut at prompt.max_completion_tokens": self._finishes["length"],
+            "schema trimmed to prompt.max_prompt_tokens": len(trimmed),
+            "no answer: prompt too long": finishes["too_long"],
+            "no answer: out of memory": finishes["failed"],
+            "cut at prompt.max_completion_tokens": finishes["length"],
         }
         return {cause: count for cause, count in notes.items() if count}
 
     def answer_counts(self) -> dict[str, int]:
-        """How many answers the stage judged, and how many of them differ."""
-        counts = {"answers judged": self._tally.answers, "distinct answers": self._tally.distinct}
-        return counts if self._tally.answers else {}
+        """How many answers the stage judged, and how many of them differ (in each process)."""
+        tallies = self.processes.each(self._tally)
+        answers = sum(tally.answers for tally in tallies)
+        distinct = sum(tally.distinct for tally in tallies)
+        return {"answers judged": answers, "distinct answers": distinct} if answers else {}
 
     # -- steps that stages share ---------------------------------------------------------------
 
@@ -300,11 +295,11 @@ class RunContext:
         stage.rejections("train", dropped)
 
     def generate(self, model: LanguageModel, prompts: Sequence[str]) -> list[str]:
-        """Greedy completions as text. A prompt over the limit gets an empty completion."""
-        texts = [""] * len(prompts)
-        for place, text in self.completions(model, prompts):
-            texts[place] = text
-        return texts
+        """Greedy completions as text; each process generates its share. A prompt over the limit
+        gets an empty completion."""
+        own = self.processes.share(prompts)
+        texts = dict(self.completions(model, own))
+        return self.processes.merged([texts[place] for place in range(len(own))])
 
     def completions(
         self,
@@ -350,7 +345,8 @@ class RunContext:
         evaluation: bool = False,
         training: bool = False,
     ) -> list[Answer]:
-        """A candidate's greedy SQL for each pair's question, judged by execution.
+        """A candidate's greedy SQL for each pair's question, judged by execution; each process
+        takes its share.
 
         Args:
             model: the candidate.
@@ -361,6 +357,17 @@ class RunContext:
                 training both are unjudged, since nothing can be learned from them.
             training: ask with the prompts that the pairs are trained on.
         """
+        own = self.processes.share(pairs)
+        return self.processes.merged(self._answer(model, candidate, own, evaluation, training))
+
+    def _answer(
+        self,
+        model: LanguageModel,
+        candidate: str,
+        pairs: Sequence[Pair],
+        evaluation: bool,
+        training: bool,
+    ) -> list[Answer]:
         prompts = [self.prompt(model, pair, training=training) for pair in pairs]
         questions = [(self.catalogue[pair.database].path, pair.sql) for pair in pairs]
         texts = self.completions(model, prompts, self._grammars(pairs))

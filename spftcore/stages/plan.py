@@ -21,17 +21,19 @@ class Stage:
         name: unique; its rows in the store carry it.
         needs: stages that must be complete before.
         run: does the work in a worker process.
+        by_one: of several processes, the first does all of it.
     """
 
     name: str
     needs: tuple[str, ...]
     run: Callable[[RunContext, StageWriter], None]
+    by_one: bool = False
 
 
 def plan(config: Config) -> list[Stage]:
     """All stages of a run: the main line first, then the baselines, then what only measures."""
     stages = [
-        Stage("prepare", (), prepare),
+        Stage("prepare", (), prepare, by_one=True),
         Stage("base", ("prepare",), vbi.base),
         Stage("sql_to_text_0", ("prepare",), partial(vbi.sql_to_text, round_=0)),
     ]
@@ -72,7 +74,7 @@ def plan(config: Config) -> list[Stage]:
     for system in systems:
         run = partial(evaluation.evaluate, system=system)
         stages.append(Stage(f"evaluate_{system}", (ends[system],), run))
-    stages.append(Stage("export", (main_end,), evaluation.export))
+    stages.append(Stage("export", (main_end,), evaluation.export, by_one=True))
     return stages
 
 

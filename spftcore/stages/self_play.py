@@ -163,8 +163,9 @@ def _scored(
         gold, other = (tokens_digest(group.prompt, ids) for ids in group.completions)
         tokens.append((gold, other))
     new = [i for i, both in enumerate(tokens) if not known.logprobs.keys() >= set(both)]
-    computed = _logprobs(context, opponent, [pairs[i] for i in new], [judged[i].sql for i in new])
-    fresh = dict(zip(new, computed, strict=True))
+    own = context.processes.share(new)
+    computed = logprobs(context, opponent, [pairs[i] for i in own], [judged[i].sql for i in own])
+    fresh = dict(zip(new, context.processes.merged(computed), strict=True))
     for i, (pair, both) in enumerate(zip(pairs, tokens, strict=True)):
         for number, role in enumerate(("gold", "answer")):
             values = (
@@ -173,7 +174,7 @@ def _scored(
             yield Scored(pair.id, role, name, weights, both[number], values)
 
 
-def _logprobs(
+def logprobs(
     context: RunContext, model: LanguageModel, pairs: list[Pair], answers: list[str]
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Log-probs [tokens] fp32 of each pair's gold and of the answer to it, in the order of the
@@ -221,6 +222,9 @@ def train(context: RunContext, stage: StageWriter, system: str, iteration: int) 
     path = context.save(model, name)
     stage.result = {"path": path, "pairs": len(items)}
     if system == "self_play":
+        if models.is_sharded(model):  # it answers with all of its weights
+            del model
+            model = context.load(path)
         right, total = rank(context, stage, model, name)
         stage.candidate(name, play["main"], path, right, total)
         stage.result["ranking accuracy"] = right / max(1, total)

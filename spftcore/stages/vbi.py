@@ -119,9 +119,13 @@ def _question_model(context: RunContext, round_: int) -> str | None:
     """The SQL-to-Text model that a round's training begins with; None: there is none yet."""
     if round_ > 0:
         return context.store.result(f"sql_to_text_{round_ - 1}")["path"]
-    previous = continued(context.config)
-    writer = None if previous is None else previous.question_writer()
-    return None if writer is None else str(writer)
+
+    def of_predecessor() -> str | None:
+        previous = continued(context.config)
+        writer = None if previous is None else previous.question_writer()
+        return None if writer is None else str(writer)
+
+    return context.processes.once(of_predecessor)
 
 
 def _question_sequence(context: RunContext, model: LanguageModel, pair: Pair) -> TokenSequence:
@@ -152,15 +156,17 @@ def synthesize(context: RunContext, stage: StageWriter, round_: int) -> None:
     weights = database_weights(context)
     wanted = settings.count + settings.feedback + (settings.ranking if round_ == 1 else 0)
     context.progress(0, 1, "filling templates")
-    synthesized = synthesize_sql(
-        pool,
-        [context.catalogue[name] for name in sorted(weights)],
-        context.executor,
-        round(wanted * QUERIES_PER_PAIR),
-        random.Random(context.seed(stage.stage)),
-        exclude,
-        weights,
-        settings.mix.shares(),
+    synthesized = context.processes.once(
+        lambda: synthesize_sql(
+            pool,
+            [context.catalogue[name] for name in sorted(weights)],
+            context.executor,
+            round(wanted * QUERIES_PER_PAIR),
+            random.Random(context.seed(stage.stage)),
+            exclude,
+            weights,
+            settings.mix.shares(),
+        )
     )
     stage.rejections("sql", synthesized.rejections)
     coverage = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spftcore.databases import Database
 from spftcore.errors import SpftError
-from spftcore.synthesis.difficulty import DIFFICULTIES, Difficulty, difficulty
+from spftcore.metrics.hardness import CLASSES, Hardness, hardness
 from spftcore.synthesis.filling import Filled, Filler
 from spftcore.synthesis.gates import (
     QueryExecutor,
@@ -97,7 +97,7 @@ def synthesize_sql(
     rng: random.Random,
     exclude: Set[tuple[str, str]] = frozenset(),
     per_database: Mapping[str, float] | None = None,
-    mix: Mapping[Difficulty, float] | None = None,
+    mix: Mapping[Hardness, float] | None = None,
 ) -> SynthesisResult:
     """Synthesise up to `count` queries.
 
@@ -133,14 +133,14 @@ def synthesize_sql(
 class _Mix:
     """Chooses difficulties so that the kept queries come in the shares asked for."""
 
-    def __init__(self, shares: Mapping[Difficulty, float], pool: TemplatePool) -> None:
+    def __init__(self, shares: Mapping[Hardness, float], pool: TemplatePool) -> None:
         total = sum(shares.values())
-        if total <= 0 or min(shares.values()) < 0 or not shares.keys() <= set(DIFFICULTIES):
+        if total <= 0 or min(shares.values()) < 0 or not shares.keys() <= set(CLASSES):
             raise SpftError(
-                f"The mix {dict(shares)} gives no shares of {', '.join(DIFFICULTIES)}: they must "
+                f"The mix {dict(shares)} gives no shares of {', '.join(CLASSES)}: they must "
                 "be 0 or more, and one above 0."
             )
-        self.shares = {name: shares[name] / total for name in DIFFICULTIES if shares.get(name)}
+        self.shares = {name: shares[name] / total for name in CLASSES if shares.get(name)}
         for name in self.shares:
             if not pool.has(name):
                 raise SpftError(
@@ -159,7 +159,7 @@ class _Mix:
             before += share
         return 0
 
-    def draw(self, rng: random.Random, count: int) -> Difficulty:
+    def draw(self, rng: random.Random, count: int) -> Hardness:
         """A class, the likelier the more is missing of it and the fewer of its draws are kept."""
         names = list(self.shares)
         weights = []
@@ -233,7 +233,7 @@ class _Synthesis:
         return self.result
 
     def _keep(self, candidate: _Candidate) -> None:
-        name = difficulty(candidate.template.text)
+        name = hardness(candidate.template.text)
         full = len(self.result.queries) >= self.count
         if full or (self.mix is not None and self.mix.missing(name, self.count) <= 0):
             self.result.draws -= 1  # one too many: neither kept nor rejected

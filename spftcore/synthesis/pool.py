@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from spftcore.errors import SpftError
-from spftcore.synthesis.difficulty import Difficulty, difficulty
+from spftcore.metrics.hardness import Hardness, hardness
 from spftcore.synthesis.templates import Template, TemplateError
 
 _HEADER = """\
@@ -126,21 +126,21 @@ class TemplatePool:
             entry.weight = share
         self._cumulative.clear()
 
-    def draw(self, rng: random.Random, wanted: Difficulty | None = None) -> Template:
+    def draw(self, rng: random.Random, wanted: Hardness | None = None) -> Template:
         """One template by weight, of one difficulty if asked. IndexError when there is none."""
         keys, cumulative = self._of(wanted)
         return self._entries[rng.choices(keys, cum_weights=cumulative)[0]].template
 
-    def has(self, wanted: Difficulty) -> bool:
+    def has(self, wanted: Hardness) -> bool:
         """Whether some template of that difficulty can be drawn."""
         return bool(self._of(wanted)[0])
 
-    def _of(self, wanted: Difficulty | None) -> tuple[list[str], list[float]]:
+    def _of(self, wanted: Hardness | None) -> tuple[list[str], list[float]]:
         if (wanted or "") not in self._cumulative:
             keys = [
                 key
                 for key, entry in self._entries.items()
-                if entry.weight > 0 and wanted in (None, difficulty(entry.template.text))
+                if entry.weight > 0 and wanted in (None, hardness(entry.template.text))
             ]
             weights = [self._entries[key].weight for key in keys]
             self._cumulative[wanted or ""] = (keys, list(accumulate(weights)))

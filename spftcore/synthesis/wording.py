@@ -206,7 +206,8 @@ class TableWords:
 
     def nullable(self, column: Column) -> bool:
         """Whether NULL has to be reckoned with in a column."""
-        return self._declares and not column.not_null and not column.primary_key
+        never = column.not_null or column.primary_key
+        return column.has_null or (self._declares and not never)
 
     def own(self, column: Column) -> str:
         """A column's words without the table's name in front, lower case; unlike those of any

@@ -50,8 +50,8 @@ class Stop:
         if self.requested:
             raise Stopped
 
-    def on_sigterm(self) -> None:
-        """Makes SIGTERM a request. Call it on the main thread.
+    def on_signals(self, *numbers: signal.Signals) -> None:
+        """Makes each of these signals a request. Call it on the main thread.
 
         The signal is read from a socket on a thread of its own: a handler would wait until the
         main thread comes back from C code, which may take minutes.
@@ -62,9 +62,10 @@ class Stop:
         def listen() -> None:
             with writer:  # kept open: the signal may come again while training ends its step
                 while True:
-                    if signal.SIGTERM in reader.recv(64):  # one byte per signal
+                    if not set(numbers).isdisjoint(reader.recv(64)):  # one byte per signal
                         self.request()
 
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=listen, daemon=True).start()

@@ -9,13 +9,14 @@ rules of the comparison, the limits and the sandbox are explained in `docs/execu
 """
 
 from spftcore.verify.executor import Compare, Executor, Item
-from spftcore.verify.outcomes import Judgement, Limits, Outcome, Status, Verdict
+from spftcore.verify.outcomes import Fetched, Judgement, Limits, Outcome, Status, Verdict
 from spftcore.verify.results import Outcomes, Verdicts
 from spftcore.verify.stability import Stability
 
 __all__ = [
     "Compare",
     "Executor",
+    "Fetched",
     "Item",
     "Judgement",
     "Limits",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spftcore.errors import SpftError, UsageError
 from spftcore.verify.native import attached_module
-from spftcore.verify.outcomes import DEFAULT_LIMITS, Judgement, Limits, Status
+from spftcore.verify.outcomes import DEFAULT_LIMITS, Fetched, Judgement, Limits, Status
 from spftcore.verify.results import Outcomes, Verdicts
 
 if TYPE_CHECKING:
@@ -275,10 +275,19 @@ class Executor:
         Raises:
             SpftError: the query does not run; the message says why.
         """
+        found = self.fetch(database, sql)
+        if not found.ran:
+            raise SpftError(f"The query did not run ({found.status.name}): {found.message}")
+        return found.columns, found.rows
+
+    def fetch(self, database: str | Path, sql: str) -> Fetched:
+        """One query with its rows, however it ends.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the query is stopped, the executor stays usable.
+        """
         status, message, names, rows = self._usable().rows(database, sql)
-        if status > Status.EMPTY:
-            raise SpftError(f"The query did not run ({Status(status).name}): {message}")
-        return names, rows
+        return Fetched(Status(status), message, names, rows)
 
     @property
     def counters(self) -> Mapping[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, fields
+from typing import Any
 
 from spftcore.errors import UsageError
 
@@ -92,6 +93,27 @@ class Outcome:
     seconds: float
     fingerprint: str
     all_null: bool
+
+    @property
+    def ran(self) -> bool:
+        """True when the query ended by itself, with rows or without."""
+        return self.status <= Status.EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One execution with its rows.
+
+    Attributes:
+        status, message: as of an `Outcome`.
+        columns: names.
+        rows: values as Python has them: None, int, float, str (what is not UTF-8 replaced), bytes.
+    """
+
+    status: Status
+    message: str
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
 
     @property
     def ran(self) -> bool:

@@ -7,23 +7,27 @@ or without `<TAB>database` as Spider has it. Files of lines are never held whole
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from spftcore.errors import SpftError
+from spftcore.record_files import (
+    DATABASE,
+    ID,
+    OWN,
+    SQL,
+    capital,
+    file_format,
+    lines,
+    parsed,
+    records,
+    text_of,
+)
 
-# Ours, Spider's (db_id, query) and BIRD's (question_id, db_id, SQL).
-_ID = ("id", "question_id")
-_DATABASE = ("database", "db_id")
-_SQL = ("sql", "query", "SQL")
-_OWN = ("prediction", "predictions", "candidates")
 _BIRD_SEPARATOR = "\t----- bird -----\t"
-
-_Format = Literal["list", "object", "lines", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +60,31 @@ class _Gold:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prediction:
+class Prediction:
+    """One record of a file of predictions.
+
+    Attributes:
+        id: the record's own; None where the file has none.
+        database: id of the database; empty where the file does not say.
+        sql: the prediction; None where there are only samples.
+        samples: further answers, or all of them.
+        place: line or record number and file, for messages.
+    """
+
     id: str | None
     database: str
-    answers: tuple[str, ...]
+    sql: str | None
+    samples: tuple[str, ...]
     place: str
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        """The prediction, then the samples; at least one."""
+        return self.samples if self.sql is None else (self.sql, *self.samples)
+
+    @property
     def blank(self) -> bool:
+        """No answer holds anything."""
         return not any(answer.strip() for answer in self.answers)
 
 
@@ -85,7 +106,7 @@ def read_items(pairs: Path, predictions: Path | None, databases: Collection[str]
     """
     golds = _read_golds(pairs)
     if predictions is not None:
-        return _matched(golds, _read_predictions(predictions, databases), predictions)
+        return _matched(golds, read_predictions(predictions, databases), predictions)
     return _own_answers(golds)
 
 
@@ -97,7 +118,7 @@ def _own_answers(golds: Iterator[_Gold]) -> Iterator[Item]:
         if (gold.own is None) != (first.own is None):
             has, lacks = (gold, first) if first.own is None else (first, gold)
             raise SpftError(
-                f"{_capital(lacks.place)} has no prediction, while {has.place} has. Give every "
+                f"{capital(lacks.place)} has no prediction, while {has.place} has. Give every "
                 "pair one (an empty text if there is no answer), or put them in a file for "
                 "--predictions."
             )
@@ -105,9 +126,9 @@ def _own_answers(golds: Iterator[_Gold]) -> Iterator[Item]:
 
 
 def _matched(
-    golds: Iterator[_Gold], predictions: Iterator[_Prediction], path: Path
+    golds: Iterator[_Gold], predictions: Iterator[Prediction], path: Path
 ) -> Iterator[Item]:
-    waiting: dict[str, _Prediction] = {}
+    waiting: dict[str, Prediction] = {}
     by_id: bool | None = None
     for gold in golds:
         prediction = None
@@ -127,11 +148,11 @@ def _matched(
                 prediction = following
             elif following.id is None:
                 raise SpftError(
-                    f"{_capital(following.place)} has no id, while those before it have one."
+                    f"{capital(following.place)} has no id, while those before it have one."
                 )
             elif following.id in waiting:
                 raise SpftError(
-                    f"{_capital(following.place)} has the id '{following.id}', as "
+                    f"{capital(following.place)} has the id '{following.id}', as "
                     f"{waiting[following.id].place} has. Give several answers to one "
                     "question as its 'samples'."
                 )
@@ -139,7 +160,7 @@ def _matched(
                 waiting[following.id] = following
         if prediction.database not in ("", gold.database):
             raise SpftError(
-                f"{_capital(prediction.place)} is for the database '{prediction.database}', but "
+                f"{capital(prediction.place)} is for the database '{prediction.database}', but "
                 f"its pair ({gold.place}) is on '{gold.database}'. Check that both files are of "
                 "the same questions in the same order."
             )
@@ -147,7 +168,7 @@ def _matched(
     left = next((p for p in chain(waiting.values(), predictions) if by_id or not p.blank), None)
     if left is not None:
         raise SpftError(
-            f"{_capital(left.place)} has no pair, or its pair has another prediction. Check that "
+            f"{capital(left.place)} has no pair, or its pair has another prediction. Check that "
             "both files are of the same questions, and that no id comes twice."
         )
 
@@ -162,9 +183,9 @@ def _item(gold: _Gold, answers: tuple[str, ...]) -> Item:
 
 def _read_golds(path: Path) -> Iterator[_Gold]:
     what = "pairs file"
-    form = _format(path, what)
+    form = file_format(path, what)
     if form == "text":
-        for number, line in _lines(path, what):
+        for number, line in lines(path, what):
             sql, tab, database = line.rpartition("\t")
             if line.strip():
                 if not tab or not sql.strip() or not database.strip():
@@ -175,21 +196,19 @@ def _read_golds(path: Path) -> Iterator[_Gold]:
                 place = f"line {number} of {path}"
                 yield _Gold(None, database.strip(), sql.strip(), None, number, place)
         return
-    for number, (place, record) in enumerate(_records(path, what, form), 1):
+    for number, (place, record) in enumerate(records(path, what, form), 1):
         if not isinstance(record, dict):
-            raise SpftError(f"{_capital(place)} is not a JSON object.")
-        texts = _text(record, _DATABASE) or "", _text(record, _SQL) or ""
-        for name, value, keys in zip(
-            ("database", "gold SQL"), texts, (_DATABASE, _SQL), strict=True
-        ):
+            raise SpftError(f"{capital(place)} is not a JSON object.")
+        texts = text_of(record, DATABASE) or "", text_of(record, SQL) or ""
+        for name, value, keys in zip(("database", "gold SQL"), texts, (DATABASE, SQL), strict=True):
             if not value.strip():
                 accepted = " or ".join(repr(key) for key in keys)
-                raise SpftError(f"{_capital(place)} has no {name} (key {accepted}).")
+                raise SpftError(f"{capital(place)} has no {name} (key {accepted}).")
         own = None
-        for key in _OWN:
+        for key in OWN:
             if own is None and key in record:
                 own = _answers(record[key], place)
-        yield _Gold(_text(record, _ID), *texts, own, number, place)
+        yield _Gold(text_of(record, ID), *texts, own, number, place)
 
 
 def _answers(value: Any, place: str) -> tuple[str, ...]:
@@ -205,152 +224,75 @@ def _answers(value: Any, place: str) -> tuple[str, ...]:
 # -- predictions --------------------------------------------------------------------------------
 
 
-def _read_predictions(path: Path, databases: Collection[str]) -> Iterator[_Prediction]:
+def read_predictions(path: Path, databases: Collection[str]) -> Iterator[Prediction]:
+    """The records of a file of predictions, in its order.
+
+    Args:
+        path: the file.
+        databases: known database ids, by which `SQL<TAB>database` lines are recognised.
+
+    Raises:
+        SpftError: the file is missing, empty or malformed; the line is named.
+    """
     what = "predictions file"
-    form = _format(path, what)
+    form = file_format(path, what, one_object=True)
     if form == "text":
         yield from _text_predictions(path, what, databases)
     elif form == "object":
         yield from _bird_predictions(path, what)
     else:
-        for place, record in _records(path, what, form):
+        for place, record in records(path, what, form):
             if isinstance(record, str) or record is None:
-                yield _Prediction(None, "", (record or "",), place)
+                yield Prediction(None, "", record or "", (), place)
                 continue
             if not isinstance(record, dict):
-                raise SpftError(f"{_capital(place)} is neither a JSON object nor a SQL text.")
-            key = next((key for key in (*_SQL, *_OWN) if key in record), None)
+                raise SpftError(f"{capital(place)} is neither a JSON object nor a SQL text.")
+            # A record that holds gold and prediction has the gold under the pair's key.
+            key = next((key for key in (*OWN, *SQL) if key in record), None)
             if key is None and "samples" not in record:
-                raise SpftError(f"{_capital(place)} has no SQL (key 'sql', or 'samples').")
-            answers = _answers(record[key], place) if key is not None else ()
+                raise SpftError(f"{capital(place)} has no SQL (key 'sql', or 'samples').")
+            sql: str | None = None
+            samples: tuple[str, ...] = ()
+            if key is not None:
+                samples = _answers(record[key], place)
+                if not isinstance(record[key], list):
+                    sql, samples = samples[0], ()
             if record.get("samples"):
-                answers += _answers(record["samples"], place)
-            if not answers:
-                raise SpftError(f"{_capital(place)} has no SQL (key 'sql', or 'samples').")
-            database = _text(record, _DATABASE) or ""
-            yield _Prediction(_text(record, _ID), database, answers, place)
+                samples += _answers(record["samples"], place)
+            if sql is None and not samples:
+                raise SpftError(f"{capital(place)} has no SQL (key 'sql', or 'samples').")
+            database = text_of(record, DATABASE) or ""
+            yield Prediction(text_of(record, ID), database, sql, samples, place)
 
 
-def _text_predictions(path: Path, what: str, databases: Collection[str]) -> Iterator[_Prediction]:
+def _text_predictions(path: Path, what: str, databases: Collection[str]) -> Iterator[Prediction]:
     """One SQL a line; an empty line is an empty answer. The first line that is not empty decides
     whether lines end with `<TAB>database`: a tab may also be part of the SQL."""
     with_database: bool | None = None
-    for number, line in _lines(path, what):
+    for number, line in lines(path, what):
         place = f"line {number} of {path}"
         if not line.strip():
-            yield _Prediction(None, "", ("",), place)
+            yield Prediction(None, "", "", (), place)
             continue
         sql, tab, database = line.rpartition("\t")
         if with_database is None:
             with_database = bool(tab) and database.strip() in databases
         if not with_database:
-            yield _Prediction(None, "", (line.strip(),), place)
+            yield Prediction(None, "", line.strip(), (), place)
         elif tab:
-            yield _Prediction(None, database.strip(), (sql.strip(),), place)
+            yield Prediction(None, database.strip(), sql.strip(), (), place)
         else:
-            raise SpftError(f"{_capital(place)} has no '<TAB>database', as the lines before have.")
+            raise SpftError(f"{capital(place)} has no '<TAB>database', as the lines before have.")
 
 
-def _bird_predictions(path: Path, what: str) -> Iterator[_Prediction]:
+def _bird_predictions(path: Path, what: str) -> Iterator[Prediction]:
     """BIRD's object: keys are positions from 0 or question ids; a value that is not a text is an
     empty answer, as for its own evaluator."""
-    content = _parsed(path, what)
-    positions = list(content) == [str(i) for i in range(len(content))]
-    for key, value in content.items():
+    content = parsed(path, what)
+    numbers = [str(i) for i in range(len(content))]
+    positions = set(content) == set(numbers)
+    for key in numbers if positions else content:
+        value = content[key]
         sql, _, database = (value if isinstance(value, str) else "").partition(_BIRD_SEPARATOR)
         place = f"entry '{key}' of {path}"
-        yield _Prediction(None if positions else key, database.strip(), (sql.strip(),), place)
-
-
-# -- files --------------------------------------------------------------------------------------
-
-
-def _format(path: Path, what: str) -> _Format:
-    line = next((line for _, line in _lines(path, what) if line.strip()), None)
-    if line is None:
-        raise SpftError(f"The {what} {path} is empty.")
-    start = line.lstrip()
-    if start.startswith("["):
-        return "list"
-    if not start.startswith(("{", '"')):
-        return "text"
-    if what == "pairs file":
-        return "lines"
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        # Only BIRD's object goes over several lines; a broken first line of JSONL ends with }.
-        return "lines" if line.rstrip().endswith("}") else "object"
-    keys = {*_ID, *_DATABASE, *_SQL, *_OWN, "samples"}
-    return "object" if isinstance(record, dict) and not keys & record.keys() else "lines"
-
-
-def _records(path: Path, what: str, form: _Format) -> Iterator[tuple[str, Any]]:
-    """(place, JSON value) of each line or of each member of a list."""
-    if form == "list":
-        content = _parsed(path, what)
-        if not content:
-            raise SpftError(f"The {what} {path} is empty.")
-        for number, record in enumerate(content, 1):
-            yield f"record {number} of {path}", record
-        return
-    for number, line in _lines(path, what):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise SpftError(
-                    f"Line {number} of {path} is not a JSON object: {_cause(error)}."
-                ) from None
-            yield f"line {number} of {path}", record
-
-
-def _parsed(path: Path, what: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise SpftError(f"Cannot read the {what} {path}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise SpftError(f"The {what} {path} is not UTF-8 text: {error.reason}.") from None
-    except (ValueError, RecursionError) as error:
-        raise SpftError(f"The {what} {path} is not valid JSON: {_cause(error)}.") from None
-
-
-def _cause(error: ValueError | RecursionError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        return f"{error.msg} ({line}column {error.colno})"
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def _lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
-    """(number from 1, text without its line feed) of each line.
-
-    Bytes are split before decoding: Python's text files and `splitlines` know line separators that
-    may stand inside a JSON string, and a wrong byte is then in a line that can be named.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                try:
-                    yield number, raw.decode("utf-8").rstrip("\r\n")
-                except UnicodeDecodeError:
-                    raise SpftError(
-                        f"Line {number} of {path} is not UTF-8 text. Convert the file first."
-                    ) from None
-    except OSError as error:
-        raise SpftError(f"Cannot read the {what} {path}: {error.strerror}.") from None
-
-
-def _text(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    for key in keys:
-        value = record.get(key)
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            return str(value)
-    return None
-
-
-def _capital(place: str) -> str:
-    return place[0].upper() + place[1:]
+        yield Prediction(None if positions else key, database.strip(), sql.strip(), (), place)

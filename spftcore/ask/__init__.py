@@ -1,0 +1,1 @@
+"""Questions to a database, answered by a model: `python -m spftcore.ask --help`."""
