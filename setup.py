@@ -126,6 +126,7 @@ executor = Pybind11Extension(
 
 FLASH = ["flash-attn>=2.7"]
 VLLM = ["vllm>=0.11"]
+CLUSTER = ["ray>=2.40"]
 
 setup(
     name="spftcore",
@@ -168,10 +169,12 @@ setup(
         "flash": FLASH,
         "vllm": VLLM,
         "gpu": [*FLASH, *VLLM],
+        "cluster": CLUSTER,
         "qlora": ["bitsandbytes>=0.45"],
         "wandb": ["wandb>=0.19"],
         "bench": ["func-timeout>=4.3"],
         "dev": [
+            *CLUSTER,
             "pytest>=8",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",

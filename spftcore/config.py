@@ -233,6 +233,19 @@ class GenerationConfig(Section):
         return self
 
 
+class ClusterConfig(Section):
+    """Verification and rollouts on the nodes of a Ray cluster (needs the extra `cluster`)."""
+
+    address: str = Field(
+        "none", description="none; auto: the cluster of this machine; local; HOST:PORT; ray://…"
+    )
+    workers: int = Field(0, ge=0, description="workers that verify (0: all CPUs that are left)")
+    worker_cpus: int = Field(1, gt=0, description="CPUs, and threads, of each")
+    engines: int = Field(0, ge=0, description="engines that generate there (0: generate here)")
+    engine_cpus: int = Field(1, gt=0, description="CPUs of each")
+    engine_gpus: float = Field(0.0, ge=0, description="GPUs of each")
+
+
 class LimitsConfig(Section):
     steps: int = Field(20_000_000, gt=0, description="SQLite virtual-machine steps per query")
     seconds: float = Field(10.0, gt=0, description="wall-clock back-stop per query")
@@ -258,6 +271,7 @@ class Config(Section):
     self_play: SelfPlayConfig = SelfPlayConfig()
     generation: GenerationConfig = GenerationConfig()
     limits: LimitsConfig = LimitsConfig()
+    cluster: ClusterConfig = ClusterConfig()
     baselines: tuple[Baseline, ...] = Field(
         ("sft", "spin"), description="compared in the same run: sft, spin, exspin, dpo"
     )

@@ -175,6 +175,7 @@ def _complete(stage: Stage, context: RunContext) -> None:
 def _work(stage: Stage, context: RunContext, writer: StageWriter) -> None:
     stage.run(context, writer)
     writer.rejections("prompt", context.prompt_notes())
+    writer.rejections("cluster", context.cluster_notes())
     writer.result |= context.answer_counts()
 
 
@@ -197,7 +198,9 @@ def workers_and_threads(config: Config) -> tuple[int, int]:
         on_gpu = config.run.device == "cuda" or (
             config.run.device == "auto" and torch.cuda.is_available()
         )
-        workers = 1 if on_gpu else min(2, cores)
+        # On a cluster the stages take turns, each with all of its workers.
+        alone = on_gpu or config.cluster.address != "none"
+        workers = 1 if alone else min(2, cores)
     return workers, config.run.threads or max(1, cores // workers)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spftcore import models
 from spftcore.config import Config
@@ -15,6 +17,9 @@ from spftcore.rollout.hf import HfEngine, active_adapter
 from spftcore.rollout.requests import Engine
 from spftcore.rollout.served import ServedEngine
 from spftcore.rollout.vllm_engine import VllmEngine, VllmOptions
+
+if TYPE_CHECKING:
+    from spftcore.cluster.rollouts import ClusterEngine
 
 logger = logging.getLogger(__name__)
 
@@ -69,33 +74,43 @@ class Engines:
     than many a stage, and changing its weights does not."""
 
     def __init__(self) -> None:
-        self._engine: VllmEngine | ServedEngine | None = None
+        self._engine: VllmEngine | ServedEngine | ClusterEngine | None = None
         self._base = ""
         self._adapters: set[str] = set()
         self._asleep = False
+        self._told: Counter[str] = Counter()
 
     def of(
-        self, model: LanguageModel, config: Config, directory: Path
+        self, model: LanguageModel, config: Config, directory: Path, *, processes: int = 1
     ) -> tuple[Engine, str | None]:
         """An engine that answers as a model does, and the name of the adapter to ask.
 
         Args:
-            model: full or with an adapter. `vllm` and `served` read it from `model.folder`; where
-                it lies nowhere as it is now, it is written beside the run's checkpoints.
+            model: full or with an adapter. `vllm`, `served` and engines on a cluster read it from
+                `model.folder`; where it lies nowhere as it is now, it is written beside the run's
+                checkpoints.
             config: of the run.
             directory: the run's folder.
+            processes: of the run, which share the cluster's engines out.
 
         Raises:
             SpftError: the engine is missing or cannot take the model.
         """
-        if config.generation.engine == "hf":
+        on_cluster = config.cluster.address != "none" and config.cluster.engines > 0
+        if config.generation.engine == "hf" and not on_cluster:
             return HfEngine(model, batch_size=config.generation.batch_size), active_adapter(model)
         folder = model.folder or _written(model, directory)
         base = model.parent or folder
         if self._engine is None:
-            opened = open_engine(config, base, log=directory / "vllm.log")
-            assert isinstance(opened, (VllmEngine, ServedEngine))
-            self._engine, self._base = opened, base
+            if on_cluster:
+                from spftcore.cluster.run import open_cluster_engine  # Ray is an extra
+
+                self._engine = open_cluster_engine(config, base, processes)
+            else:
+                opened = open_engine(config, base, log=directory / "vllm.log")
+                assert isinstance(opened, (VllmEngine, ServedEngine))
+                self._engine = opened
+            self._base = base
         elif isinstance(self._engine, VllmEngine) and self._asleep:
             self._engine.wake()
         self._asleep = False
@@ -109,6 +124,19 @@ class Engines:
             self._adapters.add(folder)
             self._engine.load_adapter(folder, folder)
         return self._engine, folder
+
+    def lost(self) -> Counter[str]:
+        """Engines on a cluster that were lost since this was asked last, and prompts given up."""
+        found: Counter[str] = Counter()
+        if self._engine is not None and not isinstance(self._engine, (VllmEngine, ServedEngine)):
+            now = Counter(
+                {
+                    "engine lost": self._engine.lost,
+                    "prompt whose engines were lost each time": self._engine.failures,
+                }
+            )
+            found, self._told = now - self._told, now
+        return found
 
     def rest(self) -> None:
         """Hands the GPU's memory back until the engine is asked again."""

@@ -91,6 +91,10 @@ class RunContext:
     @cached_property
     def executor(self) -> Executor:
         limits = Limits(steps=self.config.limits.steps, seconds=self.config.limits.seconds)
+        if self.config.cluster.address != "none":
+            from spftcore.cluster.run import open_executor  # Ray is an extra
+
+            return open_executor(self.config, limits, self.processes.size)
         return Executor(threads=torch.get_num_threads(), limits=limits)
 
     def seed(self, *names: object) -> int:
@@ -247,6 +251,18 @@ class RunContext:
         distinct = sum(tally.distinct for tally in tallies)
         return {"answers judged": answers, "distinct answers": distinct} if answers else {}
 
+    def cluster_notes(self) -> dict[str, int]:
+        """What a cluster lost, fetched and gave up in the stage, if there is one."""
+        own: Counter[str] = Counter()
+        if self.config.cluster.address != "none":
+            if "executor" in self.__dict__:
+                counters = self.executor.counters
+                own["worker lost"] = counters["workers_lost"]
+                own["item whose workers were lost each time"] = counters["items_given_up"]
+                own["database fetched to a node"] = counters["databases_fetched"]
+            own += self.engines.lost()
+        return dict(sum(self.processes.each(own), Counter[str]()))
+
     # -- steps that stages share ---------------------------------------------------------------
 
     def train(
@@ -310,7 +326,9 @@ class RunContext:
         """Greedy completions with the places of their prompts, in the order in which they are
         finished; each within its grammar, where there are grammars."""
         limits = self.config.prompt
-        engine, adapter = self.engines.of(model, self.config, self.directory)
+        engine, adapter = self.engines.of(
+            model, self.config, self.directory, processes=self.processes.size
+        )
         sampling = Sampling(max_new_tokens=limits.max_completion_tokens)
         done = 0
         for start in range(0, len(prompts), BLOCK):  # only a block's prompts are held as tokens

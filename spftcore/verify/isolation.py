@@ -26,6 +26,9 @@ from spftcore.verify.isolation_batches import (
     Chunk,
     Kind,
     Preset,
+    checked_items,
+    checked_queries,
+    distinct_queries,
     merge_executed,
     merge_verified,
 )
@@ -82,14 +85,8 @@ class ProcessPool:
         poll: Poll | None,
     ) -> tuple[Columns, NDArray[np.uint32]]:
         """Outcomes of the distinct queries and which of them answers each query."""
-        paths = _Paths()
-        distinct: dict[tuple[bytes, str], int] = {}
-        index = np.empty(len(queries), np.uint32)
-        for number, query in enumerate(queries):
-            pair = _fields(query, 2, "a query must be (database, sql)")
-            key = (paths[pair[0]], _text(pair[1]))
-            index[number] = distinct.setdefault(key, len(distinct))
-        batch = self._run("execute", 0, list(distinct), presets, poll)
+        distinct, index = distinct_queries(queries)
+        batch = self._run("execute", 0, distinct, presets, poll)
         self._keepers.count_duplicates(len(queries) - len(distinct))
         return merge_executed(batch), index
 
@@ -101,19 +98,12 @@ class ProcessPool:
         poll: Poll | None,
     ) -> Columns:
         """Judgements of items, as the C++ executor gives them."""
-        paths = _Paths()
-        units = []
-        for item in items:
-            triple = _fields(item, 3, "an item must be (database, gold, candidates)")
-            if isinstance(triple[2], str):
-                raise TypeError("candidates must be a sequence of SQL texts, not one text")
-            candidates = [_text(candidate) for candidate in triple[2]]
-            units.append((paths[triple[0]], _text(triple[1]), candidates))
+        units = checked_items(items)
         return merge_verified(self._run("verify", compare_number, units, presets, poll))
 
     def rows(self, database: Any, sql: str) -> Rows:
         """Status, message, column names and rows of one query."""
-        batch = self._run("rows", 0, [(_Paths()[database], _text(sql))], (), None)
+        batch = self._run("rows", 0, checked_queries([(database, sql)]), (), None)
         rows: Rows = batch.finished[0][1]
         return rows
 
@@ -335,30 +325,3 @@ def _sum(all_counters: Sequence[Columns]) -> Columns:
     total: Columns = {name: sum(c[name] for c in all_counters) for name in COUNTERS}
     total["statuses"] = [sum(n) for n in zip(*(c["statuses"] for c in all_counters), strict=True)]
     return total
-
-
-class _Paths(dict[Any, bytes]):
-    """Paths as the bytes the system sees, once each."""
-
-    def __missing__(self, path: Any) -> bytes:
-        raw = os.fsencode(path)
-        if b"\0" in raw:
-            raise ValueError("embedded null byte")
-        self[path] = raw
-        return raw
-
-
-def _fields(value: Any, number: int, message: str) -> Sequence[Any]:
-    try:
-        fields: Sequence[Any] = value if isinstance(value, tuple | list) else tuple(value)
-    except TypeError:
-        raise TypeError(message) from None
-    if len(fields) != number:
-        raise ValueError(message)
-    return fields
-
-
-def _text(sql: Any) -> str:
-    if not isinstance(sql, str):
-        raise TypeError("SQL must be a str")
-    return sql

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,7 +231,22 @@ def _quoted(log: str) -> str:
     return f"Its last words: {log.splitlines()[-1]} " if log else ""
 
 
-def merge_executed(batch: Batch) -> Columns:
+class Finished(Protocol):
+    """A batch of which every item has an answer, whoever ran it."""
+
+    @property
+    def units(self) -> Sequence[tuple[Any, ...]]: ...
+    @property
+    def finished(self) -> Sequence[tuple[Part, Any]]: ...
+
+
+class Part(Protocol):
+    """Items that were answered together."""
+
+    units: list[int]
+
+
+def merge_executed(batch: Finished) -> Columns:
     """Columns of outcomes in the order of the batch's items."""
     columns, _ = _outcomes([answer for _, answer in batch.finished])
     place = np.concatenate([chunk.units for chunk, _ in batch.finished] or [[]]).astype(np.int64)
@@ -242,7 +257,7 @@ def merge_executed(batch: Batch) -> Columns:
     return merged
 
 
-def merge_verified(batch: Batch) -> Columns:
+def merge_verified(batch: Finished) -> Columns:
     """Columns of judgements in the order of the batch's items, and of outcomes in any."""
     counts = np.array([len(unit[2]) for unit in batch.units], np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -298,4 +313,75 @@ def _outcomes(parts: Sequence[Columns]) -> tuple[Columns, list[int]]:
     return columns, first[:-1]
 
 
-__all__ = ["Batch", "Chunk", "Kind", "Nonsense", "Preset", "merge_executed", "merge_verified"]
+def checked_queries(queries: Sequence[Any]) -> list[tuple[bytes, str]]:
+    """Queries as (path, sql)."""
+    paths = _Paths()
+    pairs = (_fields(query, 2, "a query must be (database, sql)") for query in queries)
+    return [(paths[pair[0]], _text(pair[1])) for pair in pairs]
+
+
+def distinct_queries(
+    queries: Sequence[Any],
+) -> tuple[list[tuple[bytes, str]], NDArray[np.uint32]]:
+    """The distinct ones among the queries, and which of them answers each query."""
+    distinct: dict[tuple[bytes, str], int] = {}
+    index = np.empty(len(queries), np.uint32)
+    for number, key in enumerate(checked_queries(queries)):
+        index[number] = distinct.setdefault(key, len(distinct))
+    return list(distinct), index
+
+
+def checked_items(items: Sequence[Any]) -> list[tuple[bytes, str, list[str]]]:
+    """Items as (path, gold, candidates)."""
+    paths = _Paths()
+    units = []
+    for item in items:
+        triple = _fields(item, 3, "an item must be (database, gold, candidates)")
+        if isinstance(triple[2], str):
+            raise TypeError("candidates must be a sequence of SQL texts, not one text")
+        candidates = [_text(candidate) for candidate in triple[2]]
+        units.append((paths[triple[0]], _text(triple[1]), candidates))
+    return units
+
+
+class _Paths(dict[Any, bytes]):
+    """Paths as the bytes the system sees, once each."""
+
+    def __missing__(self, path: Any) -> bytes:
+        raw = os.fsencode(path)
+        if b"\0" in raw:
+            raise ValueError("embedded null byte")
+        self[path] = raw
+        return raw
+
+
+def _fields(value: Any, number: int, message: str) -> Sequence[Any]:
+    try:
+        fields: Sequence[Any] = value if isinstance(value, tuple | list) else tuple(value)
+    except TypeError:
+        raise TypeError(message) from None
+    if len(fields) != number:
+        raise ValueError(message)
+    return fields
+
+
+def _text(sql: Any) -> str:
+    if not isinstance(sql, str):
+        raise TypeError("SQL must be a str")
+    return sql
+
+
+__all__ = [
+    "Batch",
+    "Chunk",
+    "Finished",
+    "Kind",
+    "Nonsense",
+    "Part",
+    "Preset",
+    "checked_items",
+    "checked_queries",
+    "distinct_queries",
+    "merge_executed",
+    "merge_verified",
+]
