@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -40,10 +41,10 @@ def connected(address: str) -> Any:
         ) from None
     if ray.is_initialized():
         return ray
-    own = {"include_dashboard": False} if address == "local" else {}
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         with _own_signals():
-            ray.init(address=address, log_to_driver=False, logging_level="error", **own)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # of many kinds, by what stands in the way
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SpftError(
