@@ -105,6 +105,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "command": "python bench/rollout_constrained.py "
         + " ".join(argument.rpartition("/")[2] or argument for argument in sys.argv[1:]),
+        "vllm": engine.version,
         "prompts": len(prompts),
         "databases": len(made),
         "grammar_seconds": round(seconds, 3),

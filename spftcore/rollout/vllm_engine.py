@@ -97,6 +97,7 @@ class VllmEngine:
         SpftError: there is no vLLM, or it cannot open the model.
 
     Attributes:
+        version: of vLLM.
         restarts: how often the worker died and was started again.
         failures: prompts that vLLM refused, by what it said.
     """
@@ -125,6 +126,7 @@ class VllmEngine:
         self._adapters: dict[str, tuple[str, int, str]] = {}
         self._loaded = 0
         self._refusal = ""
+        self.version = ""
         self._worker: WorkerProcess | InProcess | None = None
         self.context = self._open()
 
@@ -158,6 +160,7 @@ class VllmEngine:
                 "with generation.engine=hf; if memory is short, lower generation.gpu_memory."
                 + (f" What vLLM printed is in {self._log}." if self._log else "")
             ) from error
+        self.version = str(reply["vllm"])
         return int(reply["context"])
 
     def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
