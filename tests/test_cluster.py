@@ -436,6 +436,7 @@ def test_two_engines_one_lost_in_the_middle_answer_as_one_engine_here(
     assert in_order(got) == list(PlainEngine(str(model)).generate(PROMPTS, sampling))
 
 
+@pytest.mark.heavy
 def test_a_prompt_that_kills_every_engine_fails_and_the_others_are_answered(
     two_engines: ClusterEngine, model: Path
 ) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from spftcore.errors import SpftError
+
+REACH_SECONDS = 10.0
 
 # Read by Ray when it is imported, or by the processes it starts.
 _QUIET = {
@@ -41,10 +44,15 @@ def connected(address: str) -> Any:
         ) from None
     if ray.is_initialized():
         return ray
-    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
+        _reach(address)
         with _own_signals():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if address == "local" else None,
+            )
     except Exception as error:  # of many kinds, by what stands in the way
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SpftError(
@@ -53,6 +61,13 @@ def connected(address: str) -> Any:
             "Python and Ray must be of the same version on all."
         ) from None
     return ray
+
+
+def _reach(address: str) -> None:
+    """Fails at once where nobody listens; Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in address and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
 
 
 @contextmanager
