@@ -198,7 +198,8 @@ def test_adapters_are_loaded_into_the_server_and_asked_for_by_name(
 
 
 def test_grammars_are_sent_with_their_prompts(engine: ServedEngine, server: Server) -> None:
-    list(engine.generate(PROMPTS[:2], Sampling(max_new_tokens=2), grammars=[None, "root ::= x"]))
+    sampling = Sampling(max_new_tokens=2, grammars=(None, "root ::= x"))
+    list(engine.generate(PROMPTS[:2], sampling))
     sent = {tuple(body["prompt"]): body.get("structured_outputs") for body in server.bodies}
     assert sent == {(3, 5): None, (7, 9, 11): {"grammar": "root ::= x"}}
 

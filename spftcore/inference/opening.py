@@ -99,6 +99,7 @@ class ModelSource:
             Encoder(self.tokenizer, chat_template=config.model.chat_template),
             databases,
             config.prompt,
+            constrain=config.generation.constrain,
         )
 
     @cached_property

@@ -174,6 +174,7 @@ class Predictor:
             config.limits.model_dump(mode="json"),
             # What a server answers with is its own affair, as far as its name tells.
             [config.generation.engine, config.generation.url, config.generation.served_model],
+            config.generation.constrain,
             prompt,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -242,7 +242,6 @@ class VllmEngine:
         sampling: Sampling,
         *,
         adapter: str | None = None,
-        grammars: Sequence[str | None] | None = None,
     ) -> Iterator[Completion]:
         """Completions as they are finished.
 
@@ -253,8 +252,6 @@ class VllmEngine:
             prompts: token ids.
             sampling: how to draw.
             adapter: name of a loaded adapter; None for the base model.
-            grammars: a grammar for each prompt (`grammar.py`), or None for free decoding. Log-probs
-                are then those among the tokens that the grammar allows.
 
         Raises:
             SpftError: no adapter has that name, or the worker died twice.
@@ -280,9 +277,9 @@ class VllmEngine:
                 "do": "generate",
                 "prompts": {str(i): list(prompts[i]) for i in asked},
                 "requests": [[*key, seed] for key, seed in pending.items()],
-                "sampling": asdict(sampling),
+                "sampling": asdict(replace(sampling, keys=(), grammars=())),
                 "adapter": self._adapters[adapter] if adapter is not None else None,
-                "grammars": {str(i): grammars[i] for i in asked if grammars[i]} if grammars else {},
+                "grammars": {str(i): g for i in asked if (g := sampling.grammar(i))},
             }
             try:
                 for reply in self._ask(request):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -338,9 +338,10 @@ class RunContext:
             self._finishes["too_long"] += len(block) - len(kept)
             done += len(block) - len(kept)
             yield from ((i, "") for i in block if len(encoded[i]) > limits.max_prompt_tokens)
-            bounds = {} if grammars is None else {"grammars": [grammars[i] for i in kept]}
+            if grammars is not None:
+                sampling = replace(sampling, grammars=tuple(grammars[i] for i in kept))
             for completion in engine.generate(
-                [encoded[i] for i in kept], sampling, adapter=adapter, **bounds
+                [encoded[i] for i in kept], sampling, adapter=adapter
             ):
                 self._finishes[completion.finish] += 1
                 done += 1
