@@ -48,7 +48,7 @@ def _print_metrics(console: Console, summary: Summary) -> None:
     for name, score in summary.metrics.items():
         interval = (
             f"{100 * score.low:.1f} to {100 * score.high:.1f}"
-            if score.low is not None and score.high is not None
+            if score.total and score.low is not None and score.high is not None
             else ""
         )
         right = "" if score.right is None else f"{score.right:,}"
