@@ -25,6 +25,7 @@ from spftcore.metrics.predictions import Answer, read_answers
 from spftcore.metrics.scoring import METRICS, Metric, Report, default_metrics
 from spftcore.metrics.summary import DEFAULT_GROUPS, GROUPS
 from spftcore.metrics.tables import print_summary
+from spftcore.printable import printable
 from spftcore.verify import Limits
 from spftcore.verify.outcomes import DEFAULT_LIMITS
 
@@ -165,7 +166,8 @@ def run(arguments: argparse.Namespace, console: Console, errors: Console) -> Non
         predictor = Predictor(*model_given(arguments))
     for benchmark in benchmarks:
         if len(benchmarks) > 1:
-            console.print(f"\n{benchmark.path}", highlight=False, markup=False, soft_wrap=True)
+            console.print()
+            _say(console, str(benchmark.path))
         _run_one(arguments, benchmark, predictor, by, console, errors)
 
 
@@ -207,12 +209,15 @@ def _run_one(
     print_summary(console, evaluation.summary, by)
     if notes:
         counts = ", ".join(f"{what} {n:,}" for what, n in notes.items())
-        console.print(f"{heading}: {counts}.", highlight=False, markup=False)
-    console.print(f"Scores: {output}", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"{heading}: {counts}.")
+    _say(console, f"Scores: {output}")
     if page is not None:
-        console.print(
-            f"Questions and mistakes: {page}", highlight=False, markup=False, soft_wrap=True
-        )
+        _say(console, f"Questions and mistakes: {page}")
+
+
+def _say(console: Console, text: str) -> None:
+    """A line as it is: paths and what a model said may hold anything."""
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -244,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(parser().parse(argv), console, errors)
         return 0
     except SpftError as error:
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        text = escape(printable(str(error)))
+        errors.print(f"[bold red]Error:[/] {text}", highlight=False, soft_wrap=True)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         errors.print(

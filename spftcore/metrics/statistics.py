@@ -246,15 +246,16 @@ def _bca(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given.
+    """Holm's (1979) adjusted p-values, in the order given; NaN, which is no look, stays.
 
     The chance that any of the looks calls a difference real where there is none stays at the
     level that each adjusted value is compared with.
     """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [1.0] * len(p_values)
+    looks = [i for i, p in enumerate(p_values) if p == p]
+    order = sorted(looks, key=lambda i: p_values[i])
+    adjusted = [float("nan")] * len(p_values)
     largest = 0.0
     for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        largest = max(largest, min(1.0, (len(looks) - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from spftcore.metrics.summary import DEFAULT_GROUPS, RAN, Score, Summary
+from spftcore.printable import printable
 
 TITLES = {
     "spider": "EX (spider)",
@@ -69,7 +70,9 @@ def _print_groups(
         table.add_column(header, justify="right" if number else "left")
     for group, scores in groups.items():
         total = max(score.total for score in scores.values())
-        table.add_row(escape(group), f"{total:,}", *(_share(scores[m], m) for m in metrics))
+        table.add_row(
+            escape(printable(group)), f"{total:,}", *(_share(scores[m], m) for m in metrics)
+        )
     console.print(table)
 
 
