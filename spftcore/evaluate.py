@@ -20,8 +20,9 @@ from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
 from spftcore.inference.options import add_model_options, model_given
 from spftcore.metrics.efficiency import REPEATS
-from spftcore.metrics.evaluation import Judging, evaluate, write_evaluation
+from spftcore.metrics.evaluation import SUMMARY, Judging, evaluate, write_evaluation
 from spftcore.metrics.predictions import Answer, read_answers
+from spftcore.metrics.records import FILE
 from spftcore.metrics.scoring import METRICS, Metric, Report, default_metrics
 from spftcore.metrics.summary import DEFAULT_GROUPS, GROUPS
 from spftcore.metrics.tables import print_summary
@@ -179,7 +180,7 @@ def _run_one(
     console: Console,
     errors: Console,
 ) -> None:
-    from spftcore.evaluation_page import explained, write_page  # loads the SQL parser
+    from spftcore.evaluation_page import PAGE, explained, write_page  # loads the SQL parser
 
     judging = Judging(
         metrics=chosen_metrics(arguments.metrics, benchmark, arguments.families),
@@ -193,6 +194,8 @@ def _run_one(
     output = arguments.output or Path("evaluations") / benchmark.path.stem / name
     if arguments.output and len(arguments.questions) > 1:
         output = arguments.output / benchmark.path.stem
+    written = [output / name for name in (FILE, SUMMARY, PAGE)]
+    _refuse_own_input(written, [*arguments.questions, arguments.predictions])
     answers: Sequence[Answer]
     with _progress(errors) as report:
         if predictor is None:
@@ -213,6 +216,16 @@ def _run_one(
     _say(console, f"Scores: {output}")
     if page is not None:
         _say(console, f"Questions and mistakes: {page}")
+
+
+def _refuse_own_input(written: Sequence[Path], given: Sequence[Path | None]) -> None:
+    """Raises UsageError where an evaluation's file would take the place of what it is made of."""
+    for path in given:
+        if path is not None and any(w.exists() and w.samefile(path) for w in written):
+            raise UsageError(
+                f"{path} would be replaced by the evaluation of it. Choose another folder with "
+                "--output."
+            )
 
 
 def _say(console: Console, text: str) -> None:

@@ -323,6 +323,17 @@ def test_no_question_that_can_be_judged_is_an_error(run, questions, tmp_path):
     assert "no database: 3" in err
 
 
+def test_an_evaluation_does_not_take_the_place_of_its_own_predictions(run, questions, tmp_path):
+    (tmp_path / "out").mkdir()
+    lines = [json.dumps({"sql": sql}) for sql in (COUNT, NAMES, "select 1")]
+    answers = write(tmp_path / "out" / "scores.jsonl", "\n".join(lines))
+    before = answers.read_bytes()
+    code, _, err, _, _ = run(questions, "--predictions", answers)
+    assert code == 2
+    assert "Choose another folder with --output" in err
+    assert answers.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "said", "code"),
     [
