@@ -50,7 +50,9 @@ class Play:
         with self.store.stage("vbi_2_feedback") as stage:
             stage.candidate("vbi_2", None, str(self.opponent), 5, 10)
 
-        def completions(_: RunContext, __: LanguageModel, prompts: Sequence[str]) -> Any:
+        def completions(
+            _: RunContext, __: LanguageModel, prompts: Sequence[str], ___: object = None
+        ) -> Any:
             self.generated += prompts
             return enumerate(["select count(*) from visit"] * len(prompts))
 

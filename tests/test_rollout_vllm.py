@@ -128,6 +128,11 @@ class TestServedByVllm(EngineContract):
     ) -> None:
         pytest.skip("which of them count is said where the server is started")
 
+    def test_short_completions_come_before_long_ones_are_finished(  # type: ignore[override]
+        self,
+    ) -> None:
+        pytest.skip("two requests of 12 tokens' difference reach a server in an order of their own")
+
 
 def two_hundred(model: LanguageModel) -> list[tuple[int, ...]]:
     """Prompts of every length up to 60 tokens, cut from the questions and queries."""
