@@ -27,6 +27,7 @@ from spftcore.metrics.features import features
 from spftcore.metrics.hardness import hardness
 from spftcore.metrics.paired import Paired, compare_scores
 from spftcore.metrics.records import FILE, Scored, read_scores
+from spftcore.printable import printable
 from spftcore.report import default_split, open_run, system_answers
 from spftcore.store import Store
 
@@ -248,14 +249,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError("Name two systems or more: python -m spftcore.compare A B.")
         results = compare([read_system(text) for text in given.systems], given.metric)
         if given.json:
-            print(json.dumps(to_json(results), indent=1, ensure_ascii=False))
+            print(json.dumps(to_json(results), indent=1))  # ASCII: ids may hold half a surrogate
         elif len(results) == 1:
             print_comparison(results[0], given.questions, Console())
         else:
             print_pairs(results, Console())
     except SpftError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from spftcore.metrics import Interval
 from spftcore.metrics.paired import KINDS, LEAST_DATABASES, Paired, Slice
+from spftcore.printable import printable
 from spftcore.report import SIGNIFICANCE, p_number
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def sentences(result: Result) -> list[str]:
     elif result.adjusted_p < SIGNIFICANCE:
         better, worse = (a, b) if d.value > 0 else (b, a)
         first = f"{better} is better than {worse} by {size:.1f} points ({numbers}): not noise."
+    elif d.p != d.p:
+        first = (
+            f"{a} and {b} differ by {size:.1f} points on {_questions(paired)}: too few to say "
+            "whether it is noise."
+        )
     else:
         first = (
             f"{a} and {b} differ by {size:.1f} points ({numbers}): noise. Two equal systems would "
@@ -88,7 +94,9 @@ def print_comparison(result: Result, questions: int, console: Console) -> None:
         (result.second, paired.second, len(paired.worse)),
     ]
     for system, interval, alone in rows:
-        table.add_row(escape(system.name), _share(interval.value), _range(interval), str(alone))
+        table.add_row(
+            escape(printable(system.name)), _share(interval.value), _range(interval), str(alone)
+        )
     console.print(table)
     for sentence in sentences(result):
         say(console, sentence)
@@ -108,12 +116,12 @@ def print_pairs(results: Sequence[Result], console: Console) -> None:
         paired = result.paired
         d = paired.difference
         table.add_row(
-            escape(f"{result.first.name} − {result.second.name}"),
+            escape(printable(f"{result.first.name} − {result.second.name}")),
             str(paired.questions),
             _share(paired.first.value),
             _share(paired.second.value),
             f"{_points(d.value)} ({_range(d, signed=True)})",
-            p_number(result.adjusted_p),
+            p_number(result.adjusted_p) if d.p == d.p else "–",
         )
     console.print(table)
     for result in results:
@@ -122,9 +130,14 @@ def print_pairs(results: Sequence[Result], console: Console) -> None:
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """Prints text as it is: names and SQL may hold what rich takes for markup."""
+    """Prints text as it is: names and SQL may hold what rich takes for markup, or what a terminal
+    would obey."""
     console.print(
-        text, markup=False, highlight=False, soft_wrap=not console.is_terminal, style=style
+        printable(text),
+        markup=False,
+        highlight=False,
+        soft_wrap=not console.is_terminal,
+        style=style,
     )
 
 
@@ -136,7 +149,8 @@ def _print_questions(
     first = {one.id: one for one in result.first.scored}
     second = {one.id: one for one in result.second.scored}
     shown = f", {len(ids)} of them" if len(ids) < total else ""
-    say(console, f"\n{system.name} alone scores higher on {total}{shown}:", style="bold")
+    console.print()
+    say(console, f"{system.name} alone scores higher on {total}{shown}:", style="bold")
     for id_ in ids:
         one, other = first[id_], second[id_]
         say(console, f"{id_} ({one.database}) {one.question}")
@@ -163,7 +177,7 @@ def _slice_table(slices: Sequence[Slice]) -> Table:
         for one in chosen:
             d = one.difference
             table.add_row(
-                escape(f"  {one.value}"),
+                escape(printable(f"  {one.value}")),
                 str(one.questions),
                 _share(one.first),
                 _share(one.second),
@@ -179,7 +193,7 @@ def _mistake_table(paired: Paired) -> Table:
     table = _table("mistakes (the most telling of each answer)", "first", "second", "difference")
     for name, (first, second) in list(paired.mistakes.items())[:_MOST_MISTAKES]:
         change = f"{first - second:+d}".replace("-", "−") if first != second else "0"
-        table.add_row(escape(f"  {name}"), str(first), str(second), change)
+        table.add_row(escape(printable(f"  {name}")), str(first), str(second), change)
     hidden = len(paired.mistakes) - _MOST_MISTAKES
     if hidden > 0:
         table.add_row(f"  {hidden} more")
@@ -196,7 +210,8 @@ def _table(first: str, *others: str) -> Table:
 
 def _questions(paired: Paired) -> str:
     databases = "1 database" if paired.databases == 1 else f"{paired.databases} databases"
-    return f"{paired.questions} questions of {databases}"
+    questions = "1 question" if paired.questions == 1 else f"{paired.questions} questions"
+    return f"{questions} of {databases}"
 
 
 def _points(value: float) -> str:
@@ -215,4 +230,6 @@ def _range(interval: Interval, signed: bool = False) -> str:
 
 
 def _p(p: float) -> str:
+    if p != p:
+        return "no p-value"
     return f"p {p_number(p)}" if p < 0.001 else f"p = {p_number(p)}"

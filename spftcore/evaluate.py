@@ -20,11 +20,13 @@ from spftcore.config import OptionParser
 from spftcore.errors import SpftError, UsageError
 from spftcore.inference.options import add_model_options, model_given
 from spftcore.metrics.efficiency import REPEATS
-from spftcore.metrics.evaluation import Judging, evaluate, write_evaluation
+from spftcore.metrics.evaluation import SUMMARY, Judging, evaluate, write_evaluation
 from spftcore.metrics.predictions import Answer, read_answers
+from spftcore.metrics.records import FILE
 from spftcore.metrics.scoring import METRICS, Metric, Report, default_metrics
 from spftcore.metrics.summary import DEFAULT_GROUPS, GROUPS
 from spftcore.metrics.tables import print_summary
+from spftcore.printable import printable
 from spftcore.verify import Limits
 from spftcore.verify.outcomes import DEFAULT_LIMITS
 
@@ -166,7 +168,8 @@ def run(arguments: argparse.Namespace, console: Console, errors: Console) -> Non
     try:
         for benchmark in benchmarks:
             if len(benchmarks) > 1:
-                console.print(f"\n{benchmark.path}", highlight=False, markup=False, soft_wrap=True)
+                console.print()
+                _say(console, str(benchmark.path))
             _run_one(arguments, benchmark, predictor, by, console, errors)
     finally:
         if predictor is not None:
@@ -181,7 +184,7 @@ def _run_one(
     console: Console,
     errors: Console,
 ) -> None:
-    from spftcore.evaluation_page import explained, write_page  # loads the SQL parser
+    from spftcore.evaluation_page import PAGE, explained, write_page  # loads the SQL parser
 
     judging = Judging(
         metrics=chosen_metrics(arguments.metrics, benchmark, arguments.families),
@@ -195,6 +198,8 @@ def _run_one(
     output = arguments.output or Path("evaluations") / benchmark.path.stem / name
     if arguments.output and len(arguments.questions) > 1:
         output = arguments.output / benchmark.path.stem
+    written = [output / name for name in (FILE, SUMMARY, PAGE)]
+    _refuse_own_input(written, [*arguments.questions, arguments.predictions])
     answers: Sequence[Answer]
     with _progress(errors) as report:
         if predictor is None:
@@ -211,12 +216,25 @@ def _run_one(
     print_summary(console, evaluation.summary, by)
     if notes:
         counts = ", ".join(f"{what} {n:,}" for what, n in notes.items())
-        console.print(f"{heading}: {counts}.", highlight=False, markup=False)
-    console.print(f"Scores: {output}", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"{heading}: {counts}.")
+    _say(console, f"Scores: {output}")
     if page is not None:
-        console.print(
-            f"Questions and mistakes: {page}", highlight=False, markup=False, soft_wrap=True
-        )
+        _say(console, f"Questions and mistakes: {page}")
+
+
+def _refuse_own_input(written: Sequence[Path], given: Sequence[Path | None]) -> None:
+    """Raises UsageError where an evaluation's file would take the place of what it is made of."""
+    for path in given:
+        if path is not None and any(w.exists() and w.samefile(path) for w in written):
+            raise UsageError(
+                f"{path} would be replaced by the evaluation of it. Choose another folder with "
+                "--output."
+            )
+
+
+def _say(console: Console, text: str) -> None:
+    """A line as it is: paths and what a model said may hold anything."""
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -248,7 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(parser().parse(argv), console, errors)
         return 0
     except SpftError as error:
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        text = escape(printable(str(error)))
+        errors.print(f"[bold red]Error:[/] {text}", highlight=False, soft_wrap=True)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         errors.print(

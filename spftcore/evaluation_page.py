@@ -61,14 +61,14 @@ def bar(name: str, values: Sequence[float]) -> Bar:
 
 
 def verdict(one: Scored, metric: str) -> str:
-    """right, near miss, wrong, unjudged or excluded."""
+    """right, near miss (right by this metric, wrong on the family), wrong, unjudged or excluded."""
     if one.excluded:
         return "excluded"
-    if one.near_miss:
-        return "near miss"
     if metric not in one.scores:
         return "unjudged"
-    return "right" if one.scores[metric] == 1 else "wrong"
+    if one.scores[metric] != 1:
+        return "wrong"
+    return "near miss" if one.near_miss else "right"
 
 
 def explained(evaluation: Evaluation, benchmark: Benchmark, judging: Judging) -> Evaluation:

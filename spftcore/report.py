@@ -148,6 +148,17 @@ def verdict_sentence(results: Sequence[SystemResult]) -> str:
     return "; ".join(parts) + "."
 
 
+def _ranking_sentence(store: Store) -> str:
+    """What is known of the candidates of a run that had no questions to evaluate on."""
+    ranked = "; ".join(
+        f"{candidate.id} {percent(candidate.ranking_accuracy)}" for candidate in store.candidates()
+    )
+    return (
+        "The run had no questions to evaluate on (data.dev, data.test). On its synthesized ranking "
+        f"set: {ranked}."
+    )
+
+
 def p_number(p: float) -> str:
     """`0.61`, `0.003` or `< 0.001`."""
     if p < 0.001:
@@ -163,7 +174,9 @@ def print_results(store: Store, console: Console) -> None:
     results = result_table(store)
     if results:
         console.print(_rich_table(results))
-    console.print(verdict_sentence(results), markup=False, highlight=False)
+    nothing_asked = "export" in store.finished() and not results
+    sentence = _ranking_sentence(store) if nothing_asked else verdict_sentence(results)
+    console.print(sentence, markup=False, highlight=False)
     groups = report_data.time_by_part(store.seconds())
     total = sum(groups.values())
     shares = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in groups.items())

@@ -107,6 +107,9 @@ class LLM:
             file.write(method + "\\n")
         self.llm_engine.model = kwargs["weights_path"]
 
+    def apply_model(self, function):
+        pass
+
     def reset_prefix_cache(self):
         pass
 """,

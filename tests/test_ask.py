@@ -18,11 +18,12 @@ from rich.console import Console
 from spftcore.ask import __main__ as ask
 from spftcore.ask.session import Session
 from spftcore.ask.terminal import completions, words_to_complete
-from spftcore.ask.values import plain, printable, shown
+from spftcore.ask.values import plain, shown
 from spftcore.config import DataConfig
 from spftcore.databases import Catalogue
 from spftcore.inference.answering import Answerer
 from spftcore.inference.strategies import Strategy
+from spftcore.printable import printable
 from spftcore.verify import Executor, Limits
 
 COUNT, PERU, *_ = [question for question, _ in TRAVEL_PAIRS]

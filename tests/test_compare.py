@@ -225,6 +225,79 @@ def test_the_command_shows_who_where_and_which_questions(tmp_path, capsys):
     assert "Question 21?" not in out
 
 
+@pytest.mark.parametrize("argument", [[], ["--json"]])
+def test_what_a_model_wrote_neither_steers_the_terminal_nor_ends_the_command(
+    tmp_path, capfd, argument
+):
+    evil = "\x1b[31mselect \ud800 \u202e [bold]"
+    a = write(tmp_path, "a", "11", sql=evil, question=evil)
+    b = write(tmp_path, "b", "01", sql=evil, question=evil)
+    assert main([a, b, *argument]) == 0
+    out = capfd.readouterr().out
+    assert not {"\x1b", "\u202e", "\ud800"} & set(out)
+    assert argument or "\\u001b[31mselect \\ud800 \\u202e [bold]" in out
+
+
+def test_a_single_score_says_nothing_about_noise(tmp_path, capsys):
+    records_of = {"a": 0.3, "b": 0.7, "c": 0.3}
+    for name, value in records_of.items():
+        write(tmp_path, name, "1", metric="soft_f1", scores={"soft_f1": value})
+    paths = [str(tmp_path / name) for name in records_of]
+    assert main(paths[:2]) == 0
+    assert "differ by 40.0 points on 1 question of 1 database: too few" in capsys.readouterr().out
+    assert main(paths) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
+GOOD = {"id": "1", "database": "d", "question": "q", "gold": "g", "sql": "s", "scores": {"bag": 1}}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"scores": {"bag": float("nan")}},
+        {"scores": {"bag": float("inf")}},
+        {"scores": {"bag": "1"}},
+        {"scores": {"bag": None}},
+        {"scores": None},
+        {"scores": [1]},
+        {"id": 5},
+        {"sql": None},
+        {"joins": "x"},
+        {"clauses": [[]]},
+        {"clauses": "where"},
+        {"mistakes": None},
+        {"hardness": ["easy"]},
+        {"excluded": 3},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_a_record_that_no_evaluation_wrote_is_named(tmp_path, capsys, record):
+    path = tmp_path / FILE
+    path.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD | {"id": "2"} | record) + "\n")
+    assert main([str(path), str(path)]) == 1
+    assert f"line 2 of {path} is not a scored question" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (json.dumps(GOOD), "has the id '1', as line 1 of"),
+        ("", "is not a scored question"),
+        ("[" * 100_000, "is nested too deeply"),
+    ],
+    ids=["double", "blank", "deep"],
+)
+def test_a_line_that_is_no_other_question_is_named(tmp_path, capsys, second, said):
+    path = tmp_path / FILE
+    path.write_text(json.dumps(GOOD) + "\n" + second + "\n")
+    assert main([str(path), str(path)]) == 1
+    err = capsys.readouterr().err
+    assert f"line 2 of {path}" in err
+    assert said in err
+
+
 def test_json_holds_everything_and_is_valid(tmp_path, capsys):
     first, second = write(tmp_path, "a", "1101"), write(tmp_path, "b", "0101")
     assert main([first, second, "--json"]) == 0
@@ -261,7 +334,7 @@ def test_the_metric_is_the_evaluations_first_or_the_one_asked_for(tmp_path):
         (["{a}"], 2, "Name two systems or more"),
         (["{a}", "nowhere"], 1, "There is no nowhere"),
         (["{a}", "{empty}"], 1, "holds neither scores.jsonl nor run.sqlite"),
-        (["{a}", "{bad}"], 1, "not a file of scores"),
+        (["{a}", "{bad}"], 1, "not a scored question"),
         (["{a}", "{other}"], 1, "another gold"),
         (["{a}", "{a}", "--metric", "ts"], 2, "no scores of 'ts'"),
         (["{a}", "{a}", "--metrik", "ts"], 2, "Did you mean '--metric'"),

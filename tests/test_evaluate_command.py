@@ -118,6 +118,20 @@ def test_ts_is_added_when_families_are_given(run, questions, tmp_path):
     assert "Right on the database, wrong on its family: 1." in out
 
 
+@pytest.mark.parametrize("metrics", ["ts", "spider,ts"])
+def test_a_metric_that_no_question_can_be_judged_by_is_listed_as_such(
+    run, questions, tmp_path, metrics
+):
+    answers = write(tmp_path / "answers.txt", f"{COUNT}\n{NAMES}\nselect 1\n")
+    (tmp_path / "families").mkdir()
+    options = ("--families", tmp_path / "families", "--metrics", metrics)
+    code, out, _, _, summary = run(questions, "--predictions", answers, *options)
+    assert code == 0
+    assert "TS could not be judged on 3 questions" in out
+    assert summary["metrics"]["ts"]["total"] == 0
+    assert summary["metrics"]["ts"]["mean"] is None
+
+
 def test_tables_by_other_groups(run, questions, tmp_path):
     answers = write(tmp_path / "p.txt", f"select 4\n{NAMES}\nselect 1\n")
     _, out, _, _, _ = run(questions, "--predictions", answers, "--by", "clause,database,joins")
@@ -158,6 +172,16 @@ def test_golds_given_as_predictions_are_remarked(run, questions, tmp_path):
     golds = [record["query"] for record in json.loads(questions.read_text())]
     _, out, _, _, _ = run(questions, "--predictions", write(tmp_path / "p.json", golds))
     assert "Every answer is the gold, letter for letter" in out
+
+
+def test_lines_with_a_database_are_known_when_the_first_has_no_file(run, questions, tmp_path):
+    records = json.loads(questions.read_text())
+    questions.write_text(json.dumps([{"db_id": "gone", "query": COUNT}, *records]))
+    lines = [f"{COUNT}\tgone", f"{COUNT}\ttravel", f"{NAMES}\ttravel", "select 1\ttravel"]
+    answers = write(tmp_path / "answers.txt", "\n".join(lines))
+    _, _, _, scores, summary = run(questions, "--predictions", answers)
+    assert [one.sql for one in scores] == [COUNT, COUNT, NAMES, "select 1"]
+    assert summary["metrics"]["spider"]["right"] == 2
 
 
 def test_a_record_with_gold_and_prediction_is_scored_by_its_prediction(run, questions, tmp_path):
@@ -297,6 +321,17 @@ def test_no_question_that_can_be_judged_is_an_error(run, questions, tmp_path):
     assert code == 1
     assert "None of the 3 questions" in err
     assert "no database: 3" in err
+
+
+def test_an_evaluation_does_not_take_the_place_of_its_own_predictions(run, questions, tmp_path):
+    (tmp_path / "out").mkdir()
+    lines = [json.dumps({"sql": sql}) for sql in (COUNT, NAMES, "select 1")]
+    answers = write(tmp_path / "out" / "scores.jsonl", "\n".join(lines))
+    before = answers.read_bytes()
+    code, _, err, _, _ = run(questions, "--predictions", answers)
+    assert code == 2
+    assert "Choose another folder with --output" in err
+    assert answers.read_bytes() == before
 
 
 @pytest.mark.parametrize(

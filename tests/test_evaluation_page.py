@@ -201,6 +201,9 @@ def test_verdicts_of_the_page():
     assert verdict(one, "spider") == "unjudged"
     assert verdict(replace(one, near_miss=True), "bag") == "near miss"
     assert verdict(replace(one, near_miss=True, excluded="x"), "bag") == "excluded"
+    # Its family is compared as bags: what is wrong by the page's own metric is no near miss.
+    tied = replace(one, near_miss=True, scores={"spider": 0.0, "bag": 1.0, "ts": 0.0})
+    assert verdict(tied, "spider") == "wrong"
 
 
 def test_bars_stay_within_their_track():

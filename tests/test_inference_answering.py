@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from inference_engines import ScriptedEngine, prompting
+from inference_engines import Letters, ScriptedEngine, prompting
 
 from spftcore.databases import Catalogue
-from spftcore.inference.answering import Answered, Answerer, Question
+from spftcore.inference.answering import Answered, Answerer, Prompting, Question
 from spftcore.inference.strategies import Strategy
+from spftcore.rollout.grammar import sql_grammar
 from spftcore.verify import Executor, Limits, Status
 
 CITIES = "How many cities are there?"
@@ -240,3 +241,18 @@ def test_leaving_early_stops_the_queries(catalogue: Catalogue, travel: Path) -> 
         # The thread is free again.
         assert executor.execute([(travel / "travel.sqlite", "select 1")])[0].ran
         assert sqlite3.connect(travel / "travel.sqlite").execute("select 1").fetchone() == (1,)
+
+
+def test_constrained_answers_are_held_to_the_names_of_their_database(
+    catalogue: Catalogue, executor: Executor
+) -> None:
+    made = prompting(catalogue)
+    held = Prompting(made.renderer, Letters(), catalogue, made.limits, constrain=True)
+    engine = ScriptedEngine({CITIES: ["select nope", "select 4"]}, again={"nope": "select 3"})
+    strategy = Strategy(samples=1, repair="errors")
+    question = Question("1", "travel", CITIES)
+    assert list(Answerer(engine, held, executor, strategy).answers([question]))
+    assert len(engine.calls) > 1
+    for texts, sampling in engine.calls:
+        assert len(sampling.grammars) == len(texts)
+        assert sampling.grammar(0) == sql_grammar(catalogue["travel"])

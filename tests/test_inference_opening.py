@@ -51,6 +51,17 @@ def test_a_digest_names_the_weights_and_not_the_place(travel_run: Path, tmp_path
     assert ModelSource.find(str(copy)).digest != original.digest
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "merges.txt", "tokenizer.model"])
+def test_a_digest_covers_what_prompts_are_encoded_with(
+    qwen2_folder: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(qwen2_folder, tmp_path / "copy")
+    before = ModelSource.find(str(tmp_path / "copy")).digest
+    with (tmp_path / "copy" / name).open("a") as file:
+        file.write("changed")
+    assert ModelSource.find(str(tmp_path / "copy")).digest != before
+
+
 def test_a_digest_of_an_adapter_covers_its_base(qwen2_folder: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(qwen2_folder, base)

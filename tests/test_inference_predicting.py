@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,28 @@ def test_a_question_that_changed_is_asked_again_alone(
     questions.write_text(text, encoding="utf-8")
     predict(travel_run, read_benchmark(questions, travel), tmp_path / "out", resume=True)
     assert asked == ["q5"]
+
+
+@pytest.mark.parametrize(("strategy", "again"), [(VOTE, True), (Strategy(), False)])
+def test_a_vote_is_taken_again_when_the_database_has_changed(
+    strategy: Strategy,
+    again: bool,
+    travel_run: Path,
+    questions: Path,
+    travel: Path,
+    asked: list[str],
+    tmp_path: Path,
+) -> None:
+    databases = tmp_path / "databases"
+    shutil.copytree(travel, databases)
+    predict(travel_run, read_benchmark(questions, databases), tmp_path / "out", strategy)
+    asked.clear()
+    with closing(sqlite3.connect(databases / "travel.sqlite")) as connection:
+        connection.execute("pragma user_version = 7")
+    benchmark = read_benchmark(questions, databases)
+    found = predict(travel_run, benchmark, tmp_path / "out", strategy, resume=True)
+    assert len(asked) == (len(TRAVEL_PAIRS) if again else 0)
+    assert found.kept == len(TRAVEL_PAIRS) - len(asked)
 
 
 def test_answers_that_are_there_are_not_overwritten_unasked(

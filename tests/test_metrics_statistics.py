@@ -53,6 +53,17 @@ def test_mcnemar_is_symmetric_and_two_sided():
     assert mcnemar(second, first).p == pytest.approx(2 * tail, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("gained", "lost"),
+    [(0, 1), (1, 1), (0, 60), (3, 40), (520, 600), (9_000, 9_300), (240_000, 241_500)],
+)
+def test_mcnemar_is_the_binomial_test_at_any_size(gained, lost):
+    first = [True] * gained + [False] * lost
+    second = [not right for right in first]
+    expected = scipy.stats.binomtest(gained, gained + lost).pvalue
+    assert mcnemar(first, second).p == pytest.approx(expected, rel=1e-8)
+
+
 @pytest.mark.parametrize("verdicts", [[], [True, False, True]])
 def test_systems_that_never_differ_have_p_1(verdicts):
     assert mcnemar(verdicts, verdicts).p == 1.0

@@ -50,11 +50,13 @@ class Play:
         with self.store.stage("vbi_2_feedback") as stage:
             stage.candidate("vbi_2", None, str(self.opponent), 5, 10)
 
-        def completions(_: RunContext, __: LanguageModel, prompts: Sequence[str]) -> Any:
+        def completions(
+            _: RunContext, __: LanguageModel, prompts: Sequence[str], ___: object = None
+        ) -> Any:
             self.generated += prompts
             return enumerate(["select count(*) from visit"] * len(prompts))
 
-        computed = self_play._logprobs
+        computed = self_play.logprobs
 
         def logprobs(
             context: RunContext, model: LanguageModel, pairs: list[Pair], answers: list[str]
@@ -63,7 +65,7 @@ class Play:
             return computed(context, model, pairs, answers)
 
         monkeypatch.setattr(RunContext, "completions", completions)
-        monkeypatch.setattr(self_play, "_logprobs", logprobs)
+        monkeypatch.setattr(self_play, "logprobs", logprobs)
 
     def answers(self, iteration: int) -> tuple[int, int]:
         """Plays the first half of an iteration; (questions answered, pairs scored) anew."""

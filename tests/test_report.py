@@ -468,3 +468,15 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(directory):
     with pytest.raises(SpftError, match="Cannot write the report"):
         write_report(directory)
     assert (directory / "report.html").read_text() == "old"
+
+
+def test_a_finished_run_without_questions_tells_the_ranking(tmp_path):
+    store = Store(tmp_path / "run.sqlite")
+    with store.stage("vbi_1_feedback") as stage:
+        stage.candidate("vbi_1", None, "checkpoints/vbi_1", 9, 20)
+    with store.stage("export"):
+        pass
+    text = " ".join(printed(store).replace("\u00a0", " ").split())
+    store.close()
+    assert "no questions to evaluate on" in text
+    assert "vbi_1 45.0 %" in text

@@ -160,7 +160,9 @@ class Run:
     def play(self, system: str, monkeypatch: pytest.MonkeyPatch) -> list[PreferencePair]:
         """Plays iteration 1 and returns what was trained on."""
 
-        def completions(_: RunContext, __: LanguageModel, prompts: Sequence[str]) -> Any:
+        def completions(
+            _: RunContext, __: LanguageModel, prompts: Sequence[str], ___: object = None
+        ) -> Any:
             answers = [answer for _, answer, _ in PLAYED][: len(prompts)]
             return reversed(list(enumerate(answers)))  # finished in any order
 

@@ -402,3 +402,12 @@ def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path, databases):
     assert "Traceback" not in err
     assert not partial.exists()
     assert not output.exists()
+
+
+def test_lines_with_databases_are_known_though_the_first_one_has_no_file(run, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", [pair("a", "select 1", "gone"), pair("b", COUNT)])
+    answer = f"{COUNT} where city_id > 0"  # after which a database's name is no alias
+    predictions = write(tmp_path / "answers.sql", f"select 1\tgone\n{answer}\ttravel\n")
+    code, _, _, outcomes = run(pairs, "--predictions", predictions, "--skip-missing")
+    assert code == 0
+    assert [(o["id"], o["verdict"]) for o in outcomes] == [("b", "right")]

@@ -19,13 +19,13 @@ from spftcore.ask.commands import Quit, run_command
 from spftcore.ask.session import Session
 from spftcore.ask.shown import json_line, print_reply
 from spftcore.ask.terminal import Lines
-from spftcore.ask.values import printable
 from spftcore.config import OptionParser
 from spftcore.databases import Catalogue
 from spftcore.errors import SpftError, UsageError
 from spftcore.inference.opening import OpenModel
 from spftcore.inference.options import add_model_options, model_given
 from spftcore.linking.index_file import default_cache
+from spftcore.printable import printable
 from spftcore.verify import Executor, Limits
 
 ROWS = 20  # of a table

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from spftcore.ask.session import Session
 from spftcore.ask.shown import print_reply, print_sql, write_csv
-from spftcore.ask.values import printable
 from spftcore.ask.why import print_why
 from spftcore.databases import Table
 from spftcore.errors import SpftError
+from spftcore.printable import printable
 
 HELP = {
     ".tables": "the tables, with their rows",

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from spftcore.ask.session import NO_ANSWER, Reply
-from spftcore.ask.values import plain, printable, shown
+from spftcore.ask.values import plain, shown
 from spftcore.errors import SpftError
+from spftcore.printable import printable
 
 LONGEST_VALUE = 60  # characters of one value in a table
 LEAST_TEXT = 12  # characters a column of texts is given before columns are left out

@@ -1,23 +1,12 @@
-"""Values, names and SQL as text that is safe to show: what a database or a model holds may be
-anything, also what a terminal would obey."""
+"""Values as text that is safe to show, and as JSON has them."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-# Control characters, and the marks that turn the direction of writing round.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_KNOWN = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+from spftcore.printable import printable
+
 BLOB_BYTES = 16  # of a blob that are shown
-
-
-def printable(text: str) -> str:
-    """A text on one line, with every character that steers a terminal written as an escape."""
-    return _UNSAFE.sub(
-        lambda sign: _KNOWN.get(sign[0], f"\\u{ord(sign[0]):04x}"),
-        text,
-    )
 
 
 def shown(value: Any, width: int) -> str:

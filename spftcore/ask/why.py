@@ -8,9 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from spftcore.ask.session import Session
-from spftcore.ask.values import printable, shown
+from spftcore.ask.values import shown
 from spftcore.errors import SpftError
 from spftcore.inference.answering import Answered
+from spftcore.printable import printable
 from spftcore.verify import Outcome
 
 

@@ -209,8 +209,8 @@ def _frequent_values(
 
 
 def _null_in(connection: apsw.Connection, table: str, column: str, limit: int) -> bool:
-    sample = f"select {quote_identifier(column)} as v from {table} limit {limit}"
-    return bool(list(rows(connection, f"select 1 from ({sample}) where v is null limit 1")))
+    sample = f"select typeof({quote_identifier(column)}) as t from {table} limit {limit}"
+    return bool(list(rows(connection, f"select 1 from ({sample}) where t = 'null' limit 1")))
 
 
 def _examples(values: list[Counted]) -> tuple[str | int | float, ...]:

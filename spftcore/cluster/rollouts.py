@@ -294,7 +294,8 @@ class _Call:
         """What an engine is sent: prompts by their place in the shard."""
         places = self._places[shard.key] = list(shard.units)
         keys = tuple(self._sampling.key(place) for place in places)
-        sampling = replace(self._sampling, keys=keys)
+        grammars = tuple(self._sampling.grammar(place) for place in places)
+        sampling = replace(self._sampling, keys=keys, grammars=grammars if any(grammars) else ())
         prompts = [tuple(self._prompts[place]) for place in places]
         return pickle.dumps((self.number, self._model, self._adapter, prompts, sampling))
 

@@ -26,6 +26,7 @@ from spftcore.inference.strategies import (
     wants_repair,
 )
 from spftcore.prompts import PromptRenderer, parse_sql
+from spftcore.rollout.grammar import sql_grammar
 from spftcore.rollout.requests import Completion, Engine, Sampling
 from spftcore.verify import Executor, Outcome, Status
 
@@ -135,6 +136,7 @@ class Prompting:
         encoder: makes tokens of them.
         databases: by id; those that the renderer knows.
         limits: longest prompts and completions.
+        constrain: hold answers to a grammar with the names of their database.
     """
 
     def __init__(
@@ -143,11 +145,26 @@ class Prompting:
         encoder: PromptEncoder,
         databases: Mapping[str, Database],
         limits: PromptConfig,
+        *,
+        constrain: bool = False,
     ) -> None:
         self.renderer = renderer
         self.databases = databases
         self.limits = limits
+        self.constrain = constrain
         self._encoder = encoder
+        self._grammars: dict[str, str] = {}
+
+    def grammars(self, questions: Iterable[Question]) -> tuple[str | None, ...]:
+        """What the answers to these questions are held to; empty: to nothing."""
+        if not self.constrain:
+            return ()
+        return tuple(self._grammar(question.database) for question in questions)
+
+    def _grammar(self, name: str) -> str:
+        if name not in self._grammars:
+            self._grammars[name] = sql_grammar(self.databases[name])
+        return self._grammars[name]
 
     def prompt(self, question: Question) -> Prompted:
         """The prompt of a question, trimmed to `prompt.max_prompt_tokens`."""
@@ -255,13 +272,15 @@ class Answerer:
         strategy = self.strategy
         prompts = [one.prompt.ids for one in asked]
         missing = [len(one.drawn) for one in asked]
-        greedy = ((c, 0) for c in self._generate(prompts, Sampling()))
+        grammars = self.prompting.grammars(one.question for one in asked)
+        greedy = ((c, 0) for c in self._generate(prompts, Sampling(grammars=grammars)))
         # A question is drawn for alike in whatever company, so that a run may go on at any place.
         sampling = Sampling(
             samples=strategy.samples,
             temperature=strategy.temperature,
             seed=strategy.seed,
             keys=tuple(_key(one.prompt.text) for one in asked),
+            grammars=grammars,
         )
         sampled = (
             ((c, 1 + c.sample) for c in self._generate(prompts, sampling))
@@ -333,7 +352,8 @@ class Answerer:
     def _drawn_again(self, tries: Sequence[_Asked]) -> Iterator[tuple[_Asked, str, list[str]]]:
         if not tries:
             return
-        for completion in self._generate([one.prompt.ids for one in tries], Sampling()):
+        again = Sampling(grammars=self.prompting.grammars(one.question for one in tries))
+        for completion in self._generate([one.prompt.ids for one in tries], again):
             one = tries[completion.prompt]
             sql = parse_sql(completion.text)
             one.drawn[0] = Drawn(sql, sum(completion.logprobs))

@@ -29,6 +29,8 @@ from spftcore.rollout.served import ServedEngine
 from spftcore.rollout.vllm_engine import VllmEngine
 from spftcore.verify import Executor, Limits
 
+# Weights, settings, and what a tokenizer is made of: vocabulary, merges, chat template.
+_OF_A_MODEL = frozenset((".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"))
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -99,6 +101,7 @@ class ModelSource:
             Encoder(self.tokenizer, chat_template=config.model.chat_template),
             databases,
             config.prompt,
+            constrain=config.generation.constrain,
         )
 
     @cached_property
@@ -131,9 +134,7 @@ def _digest_of(path: Path | str, config: Config) -> str:
     if not folder.is_dir():
         commit = getattr(models.architecture(path, config), "_commit_hash", None)
         return f"{path}@{commit}"
-    files = sorted(
-        f for f in folder.iterdir() if f.is_file() and f.suffix in (".safetensors", ".json")
-    )
+    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in _OF_A_MODEL)
 
     def of(file: Path) -> str:
         if file.name == adapters.ADAPTER_FILE:  # it tells where the base lies, too

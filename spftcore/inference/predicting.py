@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spftcore.benchmarks import Benchmark
+from spftcore.catalogue.cache import file_digest
 from spftcore.databases import Catalogue
 from spftcore.errors import SpftError, UsageError
 from spftcore.inference.answering import Answered, Question
@@ -53,6 +54,7 @@ class Predictor:
         self.source = source
         self.strategy = strategy
         self._model: OpenModel | None = None
+        self._contents: dict[str, str] = {}
 
     def predict(
         self,
@@ -86,6 +88,9 @@ class Predictor:
             )
         data = self.source.config.data.model_copy(update={"tables_json": benchmark.tables_json})
         catalogue = Catalogue.of_files(files, data, default_cache() / "catalogue")
+        # A vote and a second try hang on results, and so on what is in the database.
+        executing = self.strategy.samples > 0 or self.strategy.repair != "off"
+        self._contents = {key: file_digest(path) for key, path in files.items() if executing}
         path = folder / FILE
         known = _read(path)
         if known and not resume:
@@ -157,11 +162,11 @@ class Predictor:
             record = known.get(question.id)
             if record is None or record.get("database") != question.database:
                 continue
-            if record.get("key") == self._key(prompting.prompt(question).text):
+            if record.get("key") == self._key(question, prompting.prompt(question).text):
                 valid[question.id] = record
         return valid
 
-    def _key(self, prompt: str) -> str:
+    def _key(self, question: Question, prompt: str) -> str:
         """A digest of all that an answer depends on."""
         config = self.source.config
         parts = [
@@ -174,6 +179,8 @@ class Predictor:
             config.limits.model_dump(mode="json"),
             # What a server answers with is its own affair, as far as its name tells.
             [config.generation.engine, config.generation.url, config.generation.served_model],
+            config.generation.constrain,
+            self._contents.get(question.database),
             prompt,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -184,7 +191,7 @@ class Predictor:
             "id": asked.id,
             "database": asked.database,
             "sql": answered.sql,
-            "key": self._key(answered.prompt),
+            "key": self._key(asked, answered.prompt),
         }
         if self.strategy.samples and answered.samples:
             record["greedy"] = answered.samples[0]

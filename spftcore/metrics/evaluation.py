@@ -81,7 +81,7 @@ def evaluate(
             repeats=judging.repeats,
             report=report,
         )
-    summary = summarise(scored)
+    summary = summarise(scored, judging.metrics)
     if not summary.counted:
         causes = ", ".join(f"{cause}: {n:,}" for cause, n in summary.excluded.items())
         raise SpftError(

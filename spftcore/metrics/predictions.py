@@ -80,9 +80,11 @@ def read_answers(path: Path, benchmark: Benchmark) -> Answers:
         SpftError: the file is malformed, a question has no prediction or several, a prediction has
             no question, or is for another database than its question's.
     """
-    predictions = list(read_predictions(path, set(benchmark.databases)))
-    stripped: Counter[str] = Counter()
     questions = benchmark.questions
+    # Also those whose files are missing: the first line may be about one of them.
+    known = {question.database for question in questions} | benchmark.databases.keys()
+    predictions = list(read_predictions(path, known))
+    stripped: Counter[str] = Counter()
     if benchmark.has_ids and any(p.id is not None for p in predictions):
         matched = _by_id(path, questions, predictions)
     else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ class Scored:
 
 
 _DEFAULTS = {f.name: f.default for f in fields(Scored)}
+_TEXTS = tuple(f.name for f in fields(Scored) if f.type == "str")
+_LISTS = tuple(f.name for f in fields(Scored) if f.type == "tuple[str, ...]")
 
 
 def write_scores(path: Path, scored: Iterable[Scored]) -> None:
@@ -71,7 +74,8 @@ def write_scores(path: Path, scored: Iterable[Scored]) -> None:
     # Half a surrogate, which a JSON file of predictions can hold, is written as its escape.
     with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for one in scored:
-            record = {k: v for k, v in asdict(one).items() if v not in (_DEFAULTS[k], {}, ())}
+            values = ((name, getattr(one, name)) for name in _DEFAULTS)
+            record = {k: v for k, v in values if v not in (_DEFAULTS[k], {}, ())}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     partial.replace(path)
 
@@ -80,29 +84,63 @@ def read_scores(path: Path) -> list[Scored]:
     """Reads what `write_scores` wrote.
 
     Raises:
-        SpftError: the file is missing, or is not of this form (the line is named).
+        SpftError: the file is missing, or is not of this form (the line is named), or two records
+            have one id.
     """
     scored = []
+    places: dict[str, str] = {}
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                scored.append(_scored(json.loads(line), f"line {number} of {path}"))
+                place = f"line {number} of {path}"
+                one = _scored(line, place)
+                if one.id in places:
+                    raise SpftError(
+                        f"The record in {place} has the id '{one.id}', as {places[one.id]} has. "
+                        "Keep one of them: each question is scored once."
+                    )
+                places[one.id] = place
+                scored.append(one)
     except OSError as error:
         raise SpftError(f"Cannot read the scores {path}: {error.strerror}.") from None
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise SpftError(f"{path} is not a file of scores: {error}.") from None
     return scored
 
 
-def _scored(record: Any, place: str) -> Scored:
+def _scored(line: str, place: str) -> Scored:
     try:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in record.items()
+            for name, value in json.loads(line).items()
         }
-        return Scored(**values)
-    except (AttributeError, TypeError) as error:
+        one = Scored(**values)
+        cause = _wrong(one)
+    except (AttributeError, TypeError, ValueError) as error:
+        cause = str(error)
+    except RecursionError:
+        cause = "it is nested too deeply"
+    if cause:
         raise SpftError(
-            f"The record in {place} is not a scored question: {error}. Name a folder or a file "
+            f"The record in {place} is not a scored question: {cause}. Name a folder or a file "
             "that `python -m spftcore.evaluate` has written."
-        ) from None
+        )
+    return one
+
+
+def _wrong(one: Scored) -> str:
+    """What is wrong with a record from a file; empty where nothing is."""
+    for name in _TEXTS:
+        if not isinstance(getattr(one, name), str):
+            return f"'{name}' is no text"
+    for name in _LISTS:
+        value = getattr(one, name)
+        if not (isinstance(value, tuple) and all(isinstance(text, str) for text in value)):
+            return f"'{name}' is no list of texts"
+    if not isinstance(one.joins, int):
+        return "'joins' is no whole number"
+    if not isinstance(one.scores, dict) or not all(
+        isinstance(value, int | float) and isfinite(value) for value in one.scores.values()
+    ):
+        return "'scores' are not finite numbers by name"
+    return ""

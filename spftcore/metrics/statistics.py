@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 Z_95 = 1.959963984540054  # 97.5 % point of the standard normal distribution
 RESAMPLES = 10_000  # the quantiles of the bootstrap are then known to about a tenth of their width
-# One sum over counts of so few distinct values is quicker than one over the drawn values.
-_FEW_DISTINCT = 64
+# One sum over counts of so few distinct values, or of one in so many of them, is quicker than one
+# over the drawn values.
+_FEW_DISTINCT, _SHARE_DISTINCT = 64, 16
 _CELLS = 1 << 21  # drawn indices held at a time: 16 MiB
 
 
@@ -87,12 +88,22 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     """
     gained = sum(a and not b for a, b in zip(first, second, strict=True))
     lost = sum(b and not a for a, b in zip(first, second, strict=True))
-    # Both tails of a fair binomial, in whole numbers: exact at any size.
-    n, term, tail = gained + lost, 1, 0
-    for k in range(min(gained, lost) + 1):
-        tail += term
-        term = term * (n - k) // (k + 1)
-    return Comparison(gained, lost, min(1.0, 2 * tail / 2**n))
+    return Comparison(gained, lost, _both_tails(min(gained, lost), gained + lost))
+
+
+def _both_tails(least: int, n: int) -> float:
+    """Twice the chance of at most so many heads in n throws of a fair coin; 1 at the most."""
+    if 2 * least >= n:
+        return 1.0
+    # From the largest term down, as multiples of it: whole numbers take half a minute of a million.
+    largest = math.lgamma(n + 1) - math.lgamma(least + 1) - math.lgamma(n - least + 1)
+    term = terms = 1.0
+    for k in range(least, 0, -1):
+        term *= k / (n - k + 1)
+        terms += term
+        if term < 1e-17 * terms:
+            break
+    return min(1.0, 2 * terms * math.exp(largest - n * math.log(2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +220,17 @@ def _resampled(
     """Means of resamples, each of as many units as there are."""
     n = len(sums)
     distinct, counts = np.unique(np.stack([sums, weights]), axis=1, return_counts=True)
-    if len(counts) <= _FEW_DISTINCT:
-        drawn = generator.multinomial(n, counts / n, size=resamples)
-        return np.asarray((drawn @ distinct[0]) / (drawn @ distinct[1]))
+    few = len(counts) <= max(_FEW_DISTINCT, n // _SHARE_DISTINCT)
     means = np.empty(resamples)
-    at_once = max(1, _CELLS // n)
+    at_once = max(1, _CELLS // (len(counts) if few else n))
     for start in range(0, resamples, at_once):
-        size = (min(at_once, resamples - start), n)
-        drawn = generator.integers(0, n, size=size, dtype=np.int32)
-        means[start : start + at_once] = sums[drawn].sum(1) / weights[drawn].sum(1)
+        size = min(at_once, resamples - start)
+        if few:
+            often = generator.multinomial(n, counts / n, size=size)
+            means[start : start + size] = (often @ distinct[0]) / (often @ distinct[1])
+        else:
+            drawn = generator.integers(0, n, size=(size, n), dtype=np.int32)
+            means[start : start + size] = sums[drawn].sum(1) / weights[drawn].sum(1)
     return means
 
 
@@ -246,15 +259,16 @@ def _bca(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given.
+    """Holm's (1979) adjusted p-values, in the order given; NaN, which is no look, stays.
 
     The chance that any of the looks calls a difference real where there is none stays at the
     level that each adjusted value is compared with.
     """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [1.0] * len(p_values)
+    looks = [i for i, p in enumerate(p_values) if p == p]
+    order = sorted(looks, key=lambda i: p_values[i])
+    adjusted = [float("nan")] * len(p_values)
     largest = 0.0
     for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        largest = max(largest, min(1.0, (len(looks) - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted

@@ -111,10 +111,15 @@ class Ties:
     share: float
 
 
-def summarise(scored: Sequence[Scored]) -> Summary:
-    """The figures of an evaluation, from its records alone."""
+def summarise(scored: Sequence[Scored], metrics: Sequence[str] = ()) -> Summary:
+    """The figures of an evaluation, from its records alone.
+
+    Args:
+        metrics: those asked for: they are listed also where no question could be judged by them.
+    """
     counted = [one for one in scored if not one.excluded]
-    names = list(dict.fromkeys(name for one in counted for name in one.scores))
+    found = (name for one in counted for name in one.scores)
+    names = list(dict.fromkeys((*metrics, *found)))
     groups: dict[str, dict[str, dict[str, Score]]] = {}
     for name, key in GROUPS.items():
         members: dict[str, list[Scored]] = {}

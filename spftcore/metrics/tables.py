@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from spftcore.metrics.summary import DEFAULT_GROUPS, RAN, Score, Summary
+from spftcore.printable import printable
 
 TITLES = {
     "spider": "EX (spider)",
@@ -48,7 +49,7 @@ def _print_metrics(console: Console, summary: Summary) -> None:
     for name, score in summary.metrics.items():
         interval = (
             f"{100 * score.low:.1f} to {100 * score.high:.1f}"
-            if score.low is not None and score.high is not None
+            if score.total and score.low is not None and score.high is not None
             else ""
         )
         right = "" if score.right is None else f"{score.right:,}"
@@ -69,7 +70,9 @@ def _print_groups(
         table.add_column(header, justify="right" if number else "left")
     for group, scores in groups.items():
         total = max(score.total for score in scores.values())
-        table.add_row(escape(group), f"{total:,}", *(_share(scores[m], m) for m in metrics))
+        table.add_row(
+            escape(printable(group)), f"{total:,}", *(_share(scores[m], m) for m in metrics)
+        )
     console.print(table)
 
 

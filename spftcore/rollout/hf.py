@@ -87,7 +87,12 @@ class HfEngine:
 
         Raises:
             SpftError: there is no such adapter.
+            UsageError: a grammar is given.
         """
+        if any(sampling.grammars):
+            raise UsageError(
+                "The hf engine decodes freely, and grammars were given. Use vllm or served."
+            )
         self._check(adapter)
         context = context_tokens(self.model)
         stops = StopTexts(self.model.tokenizer, sampling.stop)

@@ -22,6 +22,8 @@ class Sampling:
             nothing else that is asked in the same call.
         keys: one for each prompt, by place, so that a prompt's draw is the same whatever it is
             asked beside; empty: its place is its key.
+        grammars: EBNF for each prompt (`grammar.py`), within which its completion must stay, or
+            None; empty: all are free. Log-probs are then those among the tokens that were allowed.
     """
 
     samples: int = 1
@@ -30,10 +32,15 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int = 0
     keys: tuple[int, ...] = ()
+    grammars: tuple[str | None, ...] = ()
 
     def key(self, place: int) -> int:
         """What the draw of the prompt at a place depends on, beside the seed."""
         return self.keys[place] if self.keys else place
+
+    def grammar(self, place: int) -> str | None:
+        """What the completions of the prompt at a place are held to."""
+        return self.grammars[place] if self.grammars else None
 
 
 @dataclass(frozen=True, slots=True)

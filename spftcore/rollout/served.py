@@ -145,13 +145,12 @@ class ServedEngine:
         sampling: Sampling,
         *,
         adapter: str | None = None,
-        grammars: Sequence[str | None] | None = None,
     ) -> Iterator[Completion]:
         """Completions as the server gives them (`Engine.generate`).
 
         Args:
             prompts, sampling, adapter: as for every engine.
-            grammars: a grammar for each prompt, or None (vLLM's `structured_outputs`).
+                Grammars are sent as vLLM's `structured_outputs`.
 
         Raises:
             SpftError: no adapter has that name, or the server is gone or answers what we cannot
@@ -187,8 +186,8 @@ class ServedEngine:
             }
             if drawn:
                 found["seed"] = draw_seed(sampling.seed, sampling.key(place), sample)
-            if grammars is not None and grammars[place]:
-                found["structured_outputs"] = {"grammar": grammars[place]}
+            if grammar := sampling.grammar(place):
+                found["structured_outputs"] = {"grammar": grammar}
             return found
 
         done: queue.SimpleQueue[Completion | BaseException] = queue.SimpleQueue()

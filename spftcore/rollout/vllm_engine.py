@@ -97,6 +97,7 @@ class VllmEngine:
         SpftError: there is no vLLM, or it cannot open the model.
 
     Attributes:
+        version: of vLLM.
         restarts: how often the worker died and was started again.
         failures: prompts that vLLM refused, by what it said.
     """
@@ -125,6 +126,7 @@ class VllmEngine:
         self._adapters: dict[str, tuple[str, int, str]] = {}
         self._loaded = 0
         self._refusal = ""
+        self.version = ""
         self._worker: WorkerProcess | InProcess | None = None
         self.context = self._open()
 
@@ -158,6 +160,7 @@ class VllmEngine:
                 "with generation.engine=hf; if memory is short, lower generation.gpu_memory."
                 + (f" What vLLM printed is in {self._log}." if self._log else "")
             ) from error
+        self.version = str(reply["vllm"])
         return int(reply["context"])
 
     def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -239,7 +242,6 @@ class VllmEngine:
         sampling: Sampling,
         *,
         adapter: str | None = None,
-        grammars: Sequence[str | None] | None = None,
     ) -> Iterator[Completion]:
         """Completions as they are finished.
 
@@ -250,8 +252,6 @@ class VllmEngine:
             prompts: token ids.
             sampling: how to draw.
             adapter: name of a loaded adapter; None for the base model.
-            grammars: a grammar for each prompt (`grammar.py`), or None for free decoding. Log-probs
-                are then those among the tokens that the grammar allows.
 
         Raises:
             SpftError: no adapter has that name, or the worker died twice.
@@ -277,9 +277,9 @@ class VllmEngine:
                 "do": "generate",
                 "prompts": {str(i): list(prompts[i]) for i in asked},
                 "requests": [[*key, seed] for key, seed in pending.items()],
-                "sampling": asdict(sampling),
+                "sampling": asdict(replace(sampling, keys=(), grammars=())),
                 "adapter": self._adapters[adapter] if adapter is not None else None,
-                "grammars": {str(i): grammars[i] for i in asked if grammars[i]} if grammars else {},
+                "grammars": {str(i): g for i in asked if (g := sampling.grammar(i))},
             }
             try:
                 for reply in self._ask(request):

@@ -60,7 +60,7 @@ class WorkerProcess:
             handle, name = tempfile.mkstemp(prefix="vllm-", suffix=".log")
             self._log, temporary = Path(name), True
         else:
-            handle, temporary = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), False
+            handle, temporary = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), False
             self._log = log
         self._log_start = os.fstat(handle).st_size
         # A group of its own, so that what vLLM starts ends with it.

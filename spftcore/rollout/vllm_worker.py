@@ -72,8 +72,7 @@ class Session:
             yield from self.generate(request, cancelled)
             yield {"done": True}
         elif do == "reload":
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": request["model"]})
-            self.llm.reset_prefix_cache()
+            self.reload(request["model"])
             yield {"done": True}
         elif do == "sleep":
             if self.sleeps:
@@ -98,7 +97,9 @@ class Session:
         if current_platform.is_cpu():
             # Compiling takes minutes on a CPU and gains nothing on small models; blocks of 32
             # tokens let prompts of 100 tokens share theirs, which vLLM's 128 would not.
-            options |= {"enforce_eager": True, "block_size": 32}
+            # Prompts are read whole: a seeded draw fails where one is cut (vLLM 0.32 sets back the
+            # generator of a draw it throws away, which those of a CPU cannot be).
+            options |= {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
             del options["gpu_memory_utilization"]
         self.llm = vllm.LLM(
             model=model,
@@ -113,6 +114,15 @@ class Session:
         )
         context = self.llm.llm_engine.model_config.max_model_len
         return {"protocol": PROTOCOL, "vllm": vllm.__version__, "context": int(context)}
+
+    def reload(self, model: str) -> None:
+        from vllm.platforms import current_platform
+
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": model})
+        if current_platform.is_cpu():
+            # A head tied to the embeddings keeps a packed copy of them, which vLLM 0.32 forgets.
+            self.llm.apply_model(pack_head_again)
+        self.llm.reset_prefix_cache()
 
     def generate(
         self, request: dict[str, Any], cancelled: Callable[[], bool]
@@ -182,6 +192,12 @@ class Session:
         if self.llm is not None:
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
+
+
+def pack_head_again(model: Any) -> None:
+    for layer in model.modules():
+        if type(layer).__name__ == "ParallelLMHead":
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 def finished(prompt: int, sample: int, output: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from spftcore.pairs import Pair
 from spftcore.processes import Processes
 from spftcore.prompts import PromptRenderer, parse_sql
 from spftcore.rollout.engines import Engines
+from spftcore.rollout.grammar import sql_grammar
 from spftcore.rollout.requests import Finish, Sampling
 from spftcore.rollout.verifying import Tally, judged
 from spftcore.store import Answer, StageWriter, Store
@@ -109,6 +110,7 @@ class RunContext:
         path = f"checkpoints/{name}"
         weights = models.gathered(model)
         self.processes.once(lambda: models.save(model, self.directory / path, weights))
+        model.folder = str(self.directory / path)
         return path
 
     def load(self, path: str | Path, *, new_adapter: bool = False) -> LanguageModel:
@@ -316,10 +318,13 @@ class RunContext:
         return self.processes.merged([texts[place] for place in range(len(own))])
 
     def completions(
-        self, model: LanguageModel, prompts: Sequence[str]
+        self,
+        model: LanguageModel,
+        prompts: Sequence[str],
+        grammars: Sequence[str | None] | None = None,
     ) -> Iterator[tuple[int, str]]:
         """Greedy completions with the places of their prompts, in the order in which they are
-        finished."""
+        finished; each within its grammar, where there are grammars."""
         limits = self.config.prompt
         engine, adapter = self.engines.of(
             model, self.config, self.directory, processes=self.processes.size
@@ -333,6 +338,8 @@ class RunContext:
             self._finishes["too_long"] += len(block) - len(kept)
             done += len(block) - len(kept)
             yield from ((i, "") for i in block if len(encoded[i]) > limits.max_prompt_tokens)
+            if grammars is not None:
+                sampling = replace(sampling, grammars=tuple(grammars[i] for i in kept))
             for completion in engine.generate(
                 [encoded[i] for i in kept], sampling, adapter=adapter
             ):
@@ -340,6 +347,13 @@ class RunContext:
                 done += 1
                 self.progress(done, len(prompts), "generating")
                 yield kept[completion.prompt], completion.text
+
+    def _grammars(self, pairs: Sequence[Pair]) -> list[str | None] | None:
+        """What `generation.constrain` holds each pair's answer to."""
+        if not self.config.generation.constrain:
+            return None
+        found = {name: sql_grammar(self.catalogue[name]) for name in {p.database for p in pairs}}
+        return [found[pair.database] for pair in pairs]
 
     def answer(
         self,
@@ -375,7 +389,7 @@ class RunContext:
     ) -> list[Answer]:
         prompts = [self.prompt(model, pair, training=training) for pair in pairs]
         questions = [(self.catalogue[pair.database].path, pair.sql) for pair in pairs]
-        texts = self.completions(model, prompts)
+        texts = self.completions(model, prompts, self._grammars(pairs))
         queries = ((place, parse_sql(text)) for place, text in texts)
         answers: dict[int, Answer] = {}
         for place, sql, result in judged(self.executor, questions, queries, tally=self._tally):

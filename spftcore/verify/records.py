@@ -106,6 +106,10 @@ def read_items(pairs: Path, predictions: Path | None, databases: Collection[str]
     """
     golds = _read_golds(pairs)
     if predictions is not None:
+        # The first gold's database may be one of which there is no file.
+        first = next(golds, None)
+        if first is not None:
+            golds, databases = chain((first,), golds), {first.database, *databases}
         return _matched(golds, read_predictions(predictions, databases), predictions)
     return _own_answers(golds)
 
