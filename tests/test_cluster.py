@@ -337,7 +337,9 @@ class PlainEngine:
         for place, prompt in enumerate(prompts):
             for sample in range(sampling.samples):
                 chance = random.Random(f"{sampling.seed}:{sampling.key(place)}:{sample}")
-                text = f"{self._weights}{self._adapters[adapter]} {sum(prompt)} {chance.random()}"
+                held = f"{self._weights}{self._adapters[adapter]}"
+                drawn = f"{sampling.grammar(place)}:{sum(prompt)} {chance.random()}"
+                text = f"{held} {drawn}"
                 yield Completion(place, sample, text, tuple(prompt), (chance.random(),), "stop")
 
 
@@ -422,7 +424,8 @@ def in_order(completions: Iterable[Completion]) -> list[Completion]:
 def test_two_engines_one_lost_in_the_middle_answer_as_one_engine_here(
     nodes: Nodes, two_engines: ClusterEngine, model: Path
 ) -> None:
-    sampling = Sampling(samples=3, temperature=1.0, seed=4)
+    grammars = tuple(f"grammar-{place}" for place in range(len(PROMPTS)))
+    sampling = Sampling(samples=3, temperature=1.0, seed=4, grammars=grammars)
     got: list[Completion] = []
     try:
         for completion in two_engines.generate(PROMPTS, sampling):
