@@ -34,6 +34,15 @@ def _reached() -> Iterator[None]:
         raise FailedElsewhere(f"Another process of this run has ended ({error}).") from None
 
 
+def lost_connection(error: Exception) -> bool:
+    """Whether an exchange between processes failed, as it does when one of them ends."""
+    import torch.distributed as dist
+
+    if isinstance(error, dist.DistError):  # NCCL's, and those of the meeting point
+        return True
+    return isinstance(error, RuntimeError) and "/gloo/" in str(error)  # has no class of its own
+
+
 @dataclass(frozen=True, slots=True)
 class Processes:
     """This process's place among those of a run; made without arguments, it is alone.
@@ -52,9 +61,30 @@ class Processes:
 
     @classmethod
     def joined(cls) -> Processes:
-        """Those that a launcher started, once all of them have come; else this one alone."""
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        """Those that a launcher started, once all of them have come; else this one alone.
+
+        Raises:
+            UsageError: WORLD_SIZE is set, but not what a launcher sets beside it.
+            SpftError: the processes did not find one another.
+        """
+        size = os.environ.get("WORLD_SIZE", "1")
+        if size == "1":
             return cls()
+        try:
+            return cls._met()
+        except (KeyError, ValueError) as error:
+            raise UsageError(
+                f"WORLD_SIZE is '{size}' in the environment, but not all that a launcher sets is "
+                f"there ({error}). Start with `accelerate launch` or `torchrun`, or unset it."
+            ) from None
+        except RuntimeError as error:
+            raise SpftError(
+                f"The processes of this run did not find one another ({error}). Check the "
+                "launcher's address and port, and that all of them were started."
+            ) from None
+
+    @classmethod
+    def _met(cls) -> Processes:
         import torch
         import torch.distributed as dist
         from accelerate import PartialState
@@ -137,9 +167,15 @@ class Processes:
         """
         if self.size == 1:
             return
+        import torch
         from accelerate import PartialState
 
         started = PartialState().device.type
+        if started == "cpu" and device != "cpu" and torch.cuda.is_available():
+            raise UsageError(
+                "The processes were started for the CPU, but the models would go to a GPU. Set "
+                "run.device=cpu, or start them without --cpu."
+            )
         if device == "cpu" and started != "cpu":
             raise UsageError(
                 "run.device is cpu, but the processes were started for GPUs. Give `accelerate "

@@ -31,7 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from spftcore.config import Config
 from spftcore.errors import SpftError, explain
-from spftcore.processes import FailedElsewhere, Processes
+from spftcore.processes import FailedElsewhere, Processes, lost_connection
 from spftcore.stages.plan import Stage, plan
 from spftcore.store import StageWriter, Store
 from spftcore.training.checkpoints import training_folder
@@ -353,6 +353,13 @@ def _run_together(
     except Stopped:
         _leave()
     except Exception as error:
+        if processes.size > 1 and lost_connection(error):
+            # The other's own words are in error.log, where ours would take their place.
+            first = str(error).strip().splitlines()[0]
+            raise SpftError(
+                f"Stage {stage.name}: the connection to another process of this run was lost, most "
+                f"likely because it has ended; see what it said ({first})."
+            ) from None
         raise explain(error, directory) from None
     finally:
         if stop.requested:

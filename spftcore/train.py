@@ -268,8 +268,13 @@ def _work(config: Config, dry_run: bool, console: Console, processes: Processes)
         if dry_run:
             from spftcore.forecast import print_forecast
 
-            if processes.first:
+            if processes.size == 1:
                 print_forecast(config, console)
+            elif processes.first:
+                raise UsageError(
+                    "A dry run measures one process. Start it without the launcher: python -m "
+                    "spftcore.train … --dry-run."
+                )
             return
         report = train(config, console, processes)
         model = config.run_directory / "model"

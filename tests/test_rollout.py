@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ from conftest import CPU, TRAVEL_PAIRS, memorise, prompts_of
 from engine_contract import argmax_loop, forced_logprobs
 
 from spftcore.config import Config
+from spftcore.errors import SpftError
 from spftcore.models import LanguageModel, load
-from spftcore.rollout.hf import HfEngine, active_adapter
+from spftcore.rollout.hf import HfEngine, active_adapter, end_tokens
 from spftcore.rollout.requests import Sampling
+from spftcore.rollout.sampling import next_tokens
 
 QUESTIONS = [
     "How many?",
@@ -300,3 +303,69 @@ def test_the_model_is_as_it_was_whenever_a_completion_is_handed_out(qwen2_folder
         assert {n for n, p in model.model.named_parameters() if p.requires_grad} == trainable
         # Who verifies answers may train or ask in between.
         assert generate(model, prompts, max_new_tokens=4, batch_size=4) == before
+
+
+def test_training_mode_is_as_it_was_after_answering(tiny: LanguageModel) -> None:
+    layers = list(tiny.model.modules())
+    for number, layer in enumerate(layers):
+        layer.training = number % 2 == 0
+    before = [layer.training for layer in layers]
+    generate(tiny, prompts_of(tiny, QUESTIONS), max_new_tokens=3, batch_size=2)
+    assert [layer.training for layer in layers] == before
+
+
+def test_an_adapter_that_does_not_fit_leaves_nothing_behind(
+    qwen2_folder: Any, tmp_path: Any
+) -> None:
+    from spftcore.config import LoraConfig
+    from spftcore.models import save
+
+    first, good = (
+        load(
+            qwen2_folder, Config(lora=LoraConfig(rank=4, dropout=0.0)), device=CPU, new_adapter=True
+        )
+        for _ in range(2)
+    )
+    save(good, tmp_path / "good")
+    save(good, tmp_path / "bad")
+    settings = tmp_path / "bad" / "adapter_config.json"
+    settings.write_text(settings.read_text().replace('"r": 4', '"r": 2'))
+    engine = HfEngine(first)
+    with pytest.raises(SpftError, match="does not fit"):
+        engine.load_adapter("other", tmp_path / "bad")
+    with pytest.raises(SpftError, match="holds no adapter 'other'"):
+        list(engine.generate([(5,)], Sampling(), adapter="other"))
+    engine.load_adapter("other", tmp_path / "good")
+
+
+# -- what ends a completion ---------------------------------------------------------------------
+
+
+def test_the_end_of_a_turn_that_a_checkpoint_names_ends_a_completion(tiny: LanguageModel) -> None:
+    # Gemma's tokenizer says <eos>, its chat models write <end_of_turn>.
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end_of_turn>"]})
+    turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    tiny.model.resize_token_embeddings(len(tokenizer))
+    model = LanguageModel(tiny.model, tokenizer)
+    forward = tiny.model.forward
+
+    def certain(*arguments: Any, **named: Any) -> Any:
+        output = forward(*arguments, **named)
+        output.logits[..., turn] = 99.0
+        return output
+
+    tiny.model.forward = certain
+    prompts = prompts_of(model, QUESTIONS)
+    # A word of the vocabulary is none, even where an architecture's default calls it one.
+    word = prompts[0][0]
+    tiny.model.generation_config.eos_token_id = word
+    assert {len(ids) for ids in generate(model, prompts, max_new_tokens=4, batch_size=2)} == {4}
+    assert word not in end_tokens(model)
+    tiny.model.generation_config.eos_token_id = [tokenizer.eos_token_id, turn]
+    assert set(generate(model, prompts, max_new_tokens=4, batch_size=2)) == {(turn,)}
+
+
+def test_scores_that_are_no_numbers_do_not_end_the_call() -> None:
+    tokens, _ = next_tokens(torch.full((2, 7), float("nan")), 1.0, torch.tensor([0.1, 0.9]))
+    assert ((tokens >= 0) & (tokens < 7)).all()

@@ -29,6 +29,18 @@ def active_adapter(model: LanguageModel) -> str | None:
     return str(model.model.active_adapter) if model.parent else None
 
 
+def end_tokens(model: LanguageModel) -> frozenset[int]:
+    """The tokens that end a completion: the tokenizer's end-of-sequence, and what the checkpoint
+    names beside it, such as the end of a turn. Of the latter only special tokens count, since an
+    architecture's default may be a word of this vocabulary."""
+    settings = getattr(model.causal_lm, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    special = getattr(model.tokenizer, "added_tokens_decoder", {})
+    known = {i for i in others if i in special and special[i].special}
+    return frozenset({model.tokenizer.eos_token_id, *known})
+
+
 class HfEngine:
     """Decodes with a `transformers` model in this process, on the CPU or a GPU.
 
@@ -71,6 +83,8 @@ class HfEngine:
                 base = str(held.model.config._name_or_path) or "base"
                 self.model = LanguageModel(wrapped, held.tokenizer, parent=base)
         except Exception as error:  # any of a dozen kinds; its text goes into ours
+            if held.parent and name in held.model.peft_config:  # half of it is there by now
+                held.model.delete_adapter(name)
             raise SpftError(
                 f"The adapter '{folder}' does not fit the model ({error}). It was made on another "
                 "model, or a file of it is damaged."
@@ -96,6 +110,7 @@ class HfEngine:
         self._check(adapter)
         context = context_tokens(self.model)
         stops = StopTexts(self.model.tokenizer, sampling.stop)
+        ends = end_tokens(self.model)
         waiting: deque[Row] = deque()
         # Greedy completions of one prompt are all the same.
         rows_each = sampling.samples if sampling.temperature > 0 else 1
@@ -124,7 +139,9 @@ class HfEngine:
             batch = None
             try:
                 while live:
-                    batch, done = self._advance(batch, prompts, live, sampling, adapter, stops)
+                    batch, done = self._advance(
+                        batch, prompts, live, sampling, adapter, stops, ends
+                    )
                     gone = {id(row) for row, _ in done}
                     live = [row for row in live if id(row) not in gone]
                     for row, finish in done:
@@ -147,10 +164,10 @@ class HfEngine:
         sampling: Sampling,
         adapter: str | None,
         stops: StopTexts,
+        ends: frozenset[int],
     ) -> tuple[Batch, list[tuple[Row, Finish]]]:
         """Decodes until a row is finished; rows that were finished before leave the batch."""
-        self.model.model.eval()
-        with self._using(adapter):
+        with _answering(self.model.model), self._using(adapter):
             if batch is None:
                 batch = Batch(self.model, prompts, live, sampling)
             else:
@@ -158,19 +175,9 @@ class HfEngine:
                     alive = {id(row) for row in live}
                     batch.keep([i for i, row in enumerate(batch.rows) if id(row) in alive])
                 batch.step()
-            while not (done := self._finished(live, stops)):
+            while not (done := _finished(live, stops, ends)):
                 batch.step()
         return batch, done
-
-    def _finished(self, live: list[Row], stops: StopTexts) -> list[tuple[Row, Finish]]:
-        end = self.model.tokenizer.eos_token_id
-        done: list[tuple[Row, Finish]] = []
-        for row in live:
-            if row.ids[-1] == end or stops.reached(row.ids):
-                done.append((row, "stop"))
-            elif len(row.ids) >= row.limit:
-                done.append((row, "length"))
-        return done
 
     def _check(self, adapter: str | None) -> None:
         held = list(self.model.model.peft_config) if self.model.parent else []
@@ -212,11 +219,34 @@ class HfEngine:
             )
 
 
+def _finished(live: list[Row], stops: StopTexts, ends: frozenset[int]) -> list[tuple[Row, Finish]]:
+    done: list[tuple[Row, Finish]] = []
+    for row in live:
+        if row.ids[-1] in ends or stops.reached(row.ids):
+            done.append((row, "stop"))
+        elif len(row.ids) >= row.limit:
+            done.append((row, "length"))
+    return done
+
+
 def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # PyTorch has no class of its own for the CPU.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+@contextlib.contextmanager
+def _answering(model: Any) -> Iterator[None]:
+    """Without dropout; what was in training mode is again afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextlib.contextmanager

@@ -43,5 +43,7 @@ def next_tokens(
         # Below the total even where the product is rounded up to it.
         wanted = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
         tokens = torch.searchsorted(shares, wanted[:, None], right=True)[:, 0]
+        # Where the model has lost itself in NaN, no share holds any number.
+        tokens.clamp_(max=logits.shape[-1] - 1)
     chosen = logits.gather(-1, tokens[:, None])[:, 0]
     return tokens, chosen - logits.logsumexp(-1)

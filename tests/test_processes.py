@@ -1,0 +1,95 @@
+"""What several processes say when something is wrong with one of them, or with their start."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import accelerate
+import pytest
+import torch
+
+from spftcore import runner, train
+from spftcore.config import Config
+from spftcore.errors import SpftError, UsageError
+from spftcore.processes import Processes
+from spftcore.rollout.engines import Engines
+from spftcore.stages.plan import Stage
+from spftcore.training.stopping import Stop
+
+SECOND = Processes(rank=1, size=2, on_machine=2)
+
+
+def in_a_stage(folder: Path, error: Exception) -> None:
+    """What the second of two processes does with an error of a stage."""
+
+    def work(*_: Any) -> None:
+        raise error
+
+    store: Any = None
+    engines, stop = Engines(), Stop()
+    runner._run_together(
+        Stage("base", (), work), Config(), folder, folder, store, SECOND, engines, stop, None
+    )
+
+
+def test_a_process_that_loses_another_leaves_its_traceback_where_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "error.log"
+    log.write_text("of the first")
+    lost = RuntimeError("[/x/gloo/transport/tcp/pair.cc:553] \nConnection closed by peer.")
+    with pytest.raises(SpftError, match="another process of this run was lost"):
+        in_a_stage(tmp_path, lost)
+    assert log.read_text() == "of the first"
+    with pytest.raises(SpftError, match="shapes do not match"):
+        in_a_stage(tmp_path, RuntimeError("shapes do not match"))
+    assert "shapes do not match" in log.read_text()
+
+
+def test_a_dry_run_of_several_processes_is_refused_by_the_first_alone() -> None:
+    dry = partial(train._work, Config(), True, SimpleNamespace())
+    with pytest.raises(UsageError, match="without the launcher"):
+        dry(Processes(rank=0, size=2))
+    dry(SECOND)
+
+
+@pytest.mark.parametrize("size", ["2", ""])
+def test_a_size_without_a_launcher_is_a_usage_error(
+    size: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    shared = dict(accelerate.PartialState._shared_state)
+    accelerate.PartialState._shared_state.clear()
+    try:
+        assert train.main([]) == 2
+    finally:
+        accelerate.PartialState._shared_state.clear()
+        accelerate.PartialState._shared_state.update(shared)
+    assert "unset it" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("asked", "started", "gpu", "message"),
+    [
+        ("cpu", "cuda", True, "option --cpu"),
+        ("auto", "cpu", True, "run.device=cpu"),
+        ("cuda", "cpu", True, "run.device=cpu"),
+        ("auto", "cpu", False, None),
+        ("cpu", "cpu", True, None),
+        ("auto", "cuda", True, None),
+    ],
+)
+def test_processes_started_for_another_device_are_refused(
+    asked: str, started: str, gpu: bool, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = SimpleNamespace(device=torch.device(started))
+    monkeypatch.setattr(accelerate, "PartialState", lambda: state)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    if message is None:
+        SECOND.check_device(asked)
+    else:
+        with pytest.raises(UsageError, match=message):
+            SECOND.check_device(asked)
