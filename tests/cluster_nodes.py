@@ -58,6 +58,12 @@ class Nodes:
         self._cluster.shutdown()
 
 
+def wait_for_all(workers: Any) -> None:
+    """Until every worker is there, so that the lost node has one."""
+    while not all(slot.ready for slot in workers.slots):
+        workers.wait({})
+
+
 @contextmanager
 def running_nodes() -> Iterator[Nodes]:
     logging.getLogger("ray").setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cluster_nodes import Nodes, running_nodes
+from cluster_nodes import Nodes, running_nodes, wait_for_all
 from conftest import CPU
 from engine_contract import Checkpoint, EngineContract, EngineUnderTest, Make
 from engine_contract import checkpoint as checkpoint
@@ -183,6 +183,7 @@ def test_a_node_lost_in_the_middle_changes_nothing(
 ) -> None:
     nodes.two()
     items = items_on(folder, 3000)
+    wait_for_all(cluster._native._all)
     lost = False
 
     def lose(done: int, total: int) -> None:
@@ -427,6 +428,7 @@ def test_two_engines_one_lost_in_the_middle_answer_as_one_engine_here(
     grammars = tuple(f"grammar-{place}" for place in range(len(PROMPTS)))
     sampling = Sampling(samples=3, temperature=1.0, seed=4, grammars=grammars)
     got: list[Completion] = []
+    wait_for_all(two_engines._workers)
     try:
         for completion in two_engines.generate(PROMPTS, sampling):
             got.append(completion)

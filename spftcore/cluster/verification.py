@@ -299,7 +299,10 @@ class ClusterPool:
         batch.done += batch.queries(shard)
         with self._lock:
             self._fetched[slot.number, life] = fetched
-            if slot.life == life:  # else it is counted among the lost
+            before = self._counters.get((slot.number, life), _none())
+            # Two shards are at work on it, whose answers may overtake each other.
+            newer = counters["queries"] >= before["queries"]
+            if newer and slot.life == life:  # else it is counted among the lost
                 self._counters[slot.number, life] = counters
 
     def _lost(self, slot: Slot, life: int) -> None:
