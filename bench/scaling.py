@@ -34,7 +34,8 @@ from spftcore.costs import Sizes, Work, by_phase, replay, work
 TRAINED_SHARE = 0.35  # of the peak, in training with packed rows; assumed
 READ_SHARE = 0.5  # of the peak, in forward passes; assumed
 BANDWIDTH_SHARE = 0.6  # of the memory's bandwidth, in decoding; assumed
-TOGETHER = 128  # completions decoded together on a GPU
+TOGETHER = 128  # completions decoded together on a GPU, where their caches fit beside the weights
+USABLE = 0.9  # of a GPU's memory, in weights and caches
 VERIFIED_PER_CORE = 9_100.0  # bench/results/executor.json: 18,273 pairs/s on two cores
 QUERIES_PER_CORE = 387.0  # bench/results/synthesis.json: 774 kept queries/s on two cores
 DISK = 1e9  # bytes a second of reading and writing checkpoints; assumed
@@ -43,11 +44,13 @@ CORES_PER_GPU = 12
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """From the maker's data sheet: dense bf16 operations, bytes of memory read, per second."""
+    """From the maker's data sheet: dense bf16 operations and bytes of memory read, per second, and
+    bytes of memory."""
 
     name: str
     flops: float
     bandwidth: float
+    memory: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,8 @@ class Shape:
     cache: float
 
 
-A800 = Gpu("A800 80 GB", 312e12, 2.0e12)
-H100 = Gpu("H100 SXM", 989e12, 3.35e12)
+A800 = Gpu("A800 80 GB", 312e12, 2.0e12, 80e9)
+H100 = Gpu("H100 SXM", 989e12, 3.35e12, 80e9)
 # Qwen2.5-Coder: 28 layers of 4 heads of 128 for keys and values; 64 layers of 8.
 QWEN_7B = Shape("7B", 7.6e9, 2 * 28 * 4 * 128 * 2)
 QWEN_32B = Shape("32B", 32.8e9, 2 * 64 * 8 * 128 * 2)
@@ -75,8 +78,10 @@ def rates(gpu: Gpu, shape: Shape, gpus: int, context: float, *, adapters: bool) 
             parameter and token).
     """
     weights = 2 * shape.parameters
+    room = (USABLE * gpu.memory - weights) / (context * shape.cache)
+    together = max(1, min(TOGETHER, int(room)))
     # A step of decoding reads the weights once and the cache of every completion.
-    step = (weights + TOGETHER * context * shape.cache) / (gpu.bandwidth * BANDWIDTH_SHARE)
+    step = (weights + together * context * shape.cache) / (gpu.bandwidth * BANDWIDTH_SHARE)
     operations = (4 if adapters else 6) * shape.parameters
     forward = gpu.flops * READ_SHARE / (2 * shape.parameters)
     cores = CORES_PER_GPU * gpus
@@ -84,7 +89,7 @@ def rates(gpu: Gpu, shape: Shape, gpus: int, context: float, *, adapters: bool) 
         trained=gpus * gpu.flops * TRAINED_SHARE / operations,
         scored=gpus * forward,
         read=gpus * forward,
-        written=gpus * min(TOGETHER / step, forward),
+        written=gpus * min(together / step, forward),
         verified=VERIFIED_PER_CORE * cores,
         queries=QUERIES_PER_CORE * CORES_PER_GPU,  # the first process alone fills templates
         moved=DISK,

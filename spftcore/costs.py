@@ -129,6 +129,8 @@ def _of_stage(config: Config, sizes: Sizes, name: str) -> Work:
     if name.endswith("_feedback"):
         return _answers(sizes, rounds.feedback) + ranking + load
     if name.endswith("_answers"):
+        if name.startswith("dpo") and name != "dpo_1_answers":
+            return Work()  # its reference, and so its answers, stay those of the first iteration
         own = name.startswith(("self_play", "dpo"))
         synthesized = rounds.rounds * (rounds.count + rounds.feedback) if own else 0
         available = sizes.seeds + synthesized

@@ -25,6 +25,7 @@ from spftcore.costs import Sizes, Work, replay, work
 from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.pairs import Pair
+from spftcore.processes import Processes
 from spftcore.rollout.hf import HfEngine
 from spftcore.rollout.requests import Sampling
 from spftcore.runner import workers_and_threads
@@ -133,8 +134,12 @@ def print_forecast(config: Config, console: Console) -> None:
     )
 
 
-def require_memory(config: Config) -> list[str]:
+def require_memory(config: Config, processes: Processes | None = None) -> list[str]:
     """What training and generation will hold in memory, in words; nothing is loaded or written.
+
+    Args:
+        config: of the run.
+        processes: those that a launcher has started for it.
 
     Raises:
         SpftError: it does not fit into what is free; the message names settings with which it
@@ -148,7 +153,7 @@ def require_memory(config: Config) -> list[str]:
         seeds, _ = read_inputs(config)
         seeds = [pair for pair in seeds if pair.database in context.catalogue]
         try:
-            return _fits(context, seeds or _examples(context))[1]
+            return _fits(context, seeds or _examples(context), processes)[1]
         finally:
             context.close()
             store.close()
@@ -166,7 +171,9 @@ def _examples(context: RunContext) -> list[Pair]:
     return write_questions(found.queries, context.catalogue, random.Random(0)).pairs
 
 
-def _fits(context: RunContext, seeds: list[Pair]) -> tuple[LanguageModel | None, list[str]]:
+def _fits(
+    context: RunContext, seeds: list[Pair], processes: Processes | None = None
+) -> tuple[LanguageModel | None, list[str]]:
     """(the tiny model where the run has no other, what the run needs in words)."""
     config = context.config
     source = config.model.name_or_path
@@ -187,10 +194,15 @@ def _fits(context: RunContext, seeds: list[Pair]) -> tuple[LanguageModel | None,
     if not groups:
         return tiny, [f"Every prompt is longer than {limits.max_prompt_tokens} tokens."]
     workers, _ = workers_and_threads(config)
+    shards = 1
+    if processes is not None and processes.size > 1:
+        # Each has a GPU of its own; on the CPU they share the machine.
+        workers = processes.on_machine if context.device.type == "cpu" else 1
+        shards = processes.size if processes.sharding else 1
     free = memory.available(context.device) // workers
     place = f"on {context.device}" + (f" for each of {workers} workers" if workers > 1 else "")
     try:
-        return tiny, memory.check(architecture, tokenizer, config, groups, free, place)
+        return tiny, memory.check(architecture, tokenizer, config, groups, free, place, shards)
     except SpftError:
         raise
     except Exception as error:  # a model with its own code may not run without data

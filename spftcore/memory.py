@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,7 @@ def check(
     groups: Sequence[Group],
     free: int,
     place: str,
+    shards: int = 1,
 ) -> list[str]:
     """What the largest training step and a batch of generation need, in words.
 
@@ -287,6 +288,7 @@ def check(
         groups: prompts with gold and answer, as in self-play.
         free: bytes that are free for one worker.
         place: where, for the message.
+        shards: processes that share the weights out among them in training (FSDP2).
 
     Raises:
         SpftError: one of them does not fit; the message names settings with which it would.
@@ -305,7 +307,13 @@ def check(
         part = largest_pass(
             groups, settings.self_play.batch_size, settings.training.tokens_per_pass
         )
-        return training_need(plan, part, settings.training)
+        need = training_need(plan, part, settings.training)
+        return replace(
+            need,
+            weights=need.weights // shards,
+            gradients=need.gradients // shards,
+            optimizer=need.optimizer // shards,
+        )
 
     def generation(settings: Config) -> Need:
         longest = max(len(group.prompt) for group in groups)

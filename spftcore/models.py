@@ -315,11 +315,13 @@ def is_sharded(language_model: LanguageModel) -> bool:
 
 
 def gathered(language_model: LanguageModel) -> dict[str, Tensor] | None:
-    """The whole weights of a model that is shared out over processes, on the CPU; those of the
-    adapter alone where there is one; None where the model is whole already. Every process calls
-    it."""
+    """The whole weights of a model that is shared out over processes, on the CPU of the first one;
+    those of the adapter alone where there is one; None where the model is whole already. Every
+    process calls it; the others get nothing, since a machine may not hold them all as often as it
+    has GPUs."""
     if not is_sharded(language_model):
         return None
+    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     trained = {n for n, p in language_model.model.named_parameters() if p.requires_grad}
     weights = {}
     wholes: dict[int, Tensor] = {}  # tied weights stay one tensor
@@ -328,8 +330,9 @@ def gathered(language_model: LanguageModel) -> dict[str, Tensor] | None:
             continue
         if id(value) not in wholes:
             whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-            wholes[id(value)] = whole.detach().cpu()
-        weights[name] = wholes[id(value)]
+            wholes[id(value)] = whole.detach().cpu() if first else whole.new_empty(0)
+        if first:
+            weights[name] = wholes[id(value)]
     return weights
 
 

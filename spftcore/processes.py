@@ -100,6 +100,11 @@ class Processes:
         """Whether this one reads and writes for all."""
         return self.rank == 0
 
+    @property
+    def sharding(self) -> bool:
+        """Whether they were started to share a model's weights out among them (FSDP2)."""
+        return self.size > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
     def share(self, items: Sequence[Item]) -> list[Item]:
         """This process's part of a list that all of them hold."""
         return list(items[self.rank :: self.size])

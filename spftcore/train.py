@@ -201,7 +201,7 @@ def _check(config: Config, console: Console, processes: Processes) -> None:
     if config.model.name_or_path is not None:
         from spftcore.forecast import require_memory
 
-        for line in require_memory(config):
+        for line in require_memory(config, processes):
             console.print(line, highlight=False, markup=False)
 
 

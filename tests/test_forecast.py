@@ -256,6 +256,26 @@ def test_what_cannot_fit_is_refused_with_settings_that_fit(tokenizer: Any) -> No
         check(config, 100_000)
 
 
+def test_what_processes_share_out_is_counted_once(tokenizer: Any) -> None:
+    # Training in shards fits where a whole copy does not; each still answers with a whole one.
+    shape = architecture("Qwen2", tokenizer)
+    config = settings(
+        model={"name_or_path": "some/model"},
+        lora={"rank": 0},
+        generation={"batch_size": 1},
+        prompt={"max_completion_tokens": 8},
+    )
+    groups = groups_of(20, 10, 2)
+    plan = blueprint(shape, tokenizer, config, adapted=True)
+    part = largest_pass(groups, config.self_play.batch_size, config.training.tokens_per_pass)
+    need = training_need(plan, part, config.training)
+    held = need.weights + need.gradients + need.optimizer
+    free = int((need.total - held // 2) / memory.USABLE) + 10
+    with pytest.raises(SpftError, match="A training step needs"):
+        memory.check(shape, tokenizer, config, groups, free, "on cpu")
+    assert memory.check(shape, tokenizer, config, groups, free, "on cpu", 2)
+
+
 def test_generation_that_cannot_fit_is_refused(tokenizer: Any) -> None:
     config = settings(generation={"batch_size": 4096}, prompt={"max_completion_tokens": 2000})
     shape = architecture("Llama", tokenizer)

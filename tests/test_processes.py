@@ -14,6 +14,7 @@ import torch
 from spftcore import runner, train
 from spftcore.config import Config
 from spftcore.errors import SpftError, UsageError
+from spftcore.models import LanguageModel, gathered
 from spftcore.processes import Processes
 from spftcore.rollout.engines import Engines
 from spftcore.stages.plan import Stage
@@ -93,3 +94,29 @@ def test_processes_started_for_another_device_are_refused(
     else:
         with pytest.raises(UsageError, match=message):
             SECOND.check_device(asked)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_alone_holds_the_gathered_weights(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4))
+    model[1].weight = model[0].weight  # tied
+    calls = []
+    for parameter in model.parameters():
+
+        def full_tensor(parameter: torch.Tensor = parameter) -> torch.Tensor:
+            calls.append(1)
+            return parameter.detach() + 1
+
+        parameter.full_tensor = full_tensor
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    weights = gathered(LanguageModel(model, None))
+    assert weights is not None
+    assert len(calls) == 2  # an exchange that every process takes part in
+    if rank:
+        assert not weights
+    else:
+        assert weights["0.weight"] is weights["1.weight"]
+        assert torch.equal(weights["1.bias"], model[1].bias + 1)
