@@ -1,7 +1,9 @@
-<<<<<<< HEAD
 """The cost model: the work of each stage in hand-worked numbers, and the time it takes."""
 
 from __future__ import annotations
+
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -105,27 +107,6 @@ def test_two_workers_run_what_does_not_wait() -> None:
     seconds = [(stage, float(n)) for stage, n in zip(chosen, (1, 5, 4, 3), strict=True)]
     assert replay(seconds, 1) == 13
     assert replay(seconds, 2) == 1 + 5 + 3  # sft waits for the base, beside the other model
-=======
-"""The cost model counts what the stages do."""
-
-from __future__ import annotations
-
-import runpy
-from pathlib import Path
-
-from spftcore.config import Config
-from spftcore.costs import Sizes, Work, work
-
-SIZES = Sizes(
-    seeds=100,
-    questions=10,
-    prompt=50.0,
-    sql=10.0,
-    question_prompt=40.0,
-    question=8.0,
-    model_bytes=1e6,
-    saved_bytes=1e6,
-)
 
 
 def test_the_answers_of_dpo_are_asked_for_once() -> None:
@@ -148,4 +129,3 @@ def test_no_more_completions_are_decoded_together_than_have_room() -> None:
     expected = 15 / ((65.6e9 + cache) / (3.35e12 * 0.6))
     found = scaling["rates"](gpu, shape, 1, 1_535.0, adapters=True).written
     assert abs(found / expected - 1) < 1e-9
->>>>>>> review2
