@@ -299,6 +299,16 @@ class Config(Section):
         assert self.run.name is not None, "settings() names every run"
         return self.run.directory / self.run.name
 
+    @property
+    def stopped_message(self) -> str:
+        """What a user who has stopped the run should know."""
+        resume = f"--resume --run.name {self.run.name}"
+        if self.run.directory != RunConfig().directory:
+            resume += f" --run.directory {self.run.directory}"
+        return (
+            f"Stopped. Finished stages are kept; continue with: python -m spftcore.train {resume}"
+        )
+
     def to_yaml(self) -> str:
         """The resolved settings as YAML that reads back to the same settings."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -281,7 +281,13 @@ def run_together(
     Raises:
         SpftError: a stage failed; what other stages finished is kept.
     """
-    stop = Stop(otherwise=_leave)
+
+    def leave() -> None:
+        if store:
+            console.print(f"\n{config.stopped_message}", highlight=False, markup=False)
+        _leave()
+
+    stop = Stop(otherwise=leave)
     stop.on_signals(signal.SIGTERM, signal.SIGINT)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     _quiet_libraries(config.run.threads or max(1, (cores or 1) // processes.on_machine))
@@ -351,7 +357,7 @@ def _run_together(
             raise
         raise SpftError(f"Stage {stage.name}: {error}") from None
     except Stopped:
-        _leave()
+        stop.end()
     except Exception as error:
         if processes.size > 1 and lost_connection(error):
             # The other's own words are in error.log, where ours would take their place.
@@ -363,7 +369,7 @@ def _run_together(
         raise explain(error, directory) from None
     finally:
         if stop.requested:
-            _leave()
+            stop.end()
         context.close()
 
 

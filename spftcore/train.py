@@ -8,6 +8,7 @@ On several GPUs: `accelerate launch -m spftcore.train …`, with the same option
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -240,7 +241,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = processes.once(lambda: settings(arguments))
         _work(config, arguments.dry_run, console, processes)
         return 0
-    except FailedElsewhere:
+    except FailedElsewhere as error:
+        if os.environ.get("RANK") == "0":  # it is the others that know more
+            errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
         return 1
     except UsageError as error:
         errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
@@ -249,16 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"[bold red]Error:[/] {_plain(error)}", highlight=False)
         return 1
     except KeyboardInterrupt:
-        resume = " --resume"
-        if config is not None:
-            resume += f" --run.name {config.run.name}"
-            if config.run.directory != Config().run.directory:
-                resume += f" --run.directory {config.run.directory}"
-        errors.print(
-            "\nStopped. Finished stages are kept; continue with: python -m spftcore.train"
-            + _plain(resume),
-            highlight=False,
-        )
+        message = "Stopped before anything was done." if config is None else config.stopped_message
+        errors.print(f"\n{_plain(message)}", highlight=False)
         return 1
 
 

@@ -33,6 +33,10 @@ class Stop:
         if not heeded:
             self._otherwise()
 
+    def end(self) -> None:
+        """Does what a request does while nothing heeds it: the body that did is over."""
+        self._otherwise()
+
     @contextmanager
     def heeded(self) -> Iterator[None]:
         """While the body runs, a request only sets `requested`: the body must look at it.
