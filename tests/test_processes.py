@@ -59,8 +59,9 @@ def test_a_dry_run_of_several_processes_is_refused_by_the_first_alone() -> None:
 def test_a_size_without_a_launcher_is_a_usage_error(
     size: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that what accelerate sets goes again afterwards
+        monkeypatch.delenv(name)
     monkeypatch.setenv("WORLD_SIZE", size)
     shared = dict(accelerate.PartialState._shared_state)
     accelerate.PartialState._shared_state.clear()
