@@ -383,7 +383,9 @@ def main() -> None:
             print(json.dumps(cells[-1]), flush=True)
     result = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]).replace(
+            str(given.vllm_python), "ENV/bin/python"
+        ),
         "machine": machine(),
         "versions": {
             "python": platform.python_version(),
