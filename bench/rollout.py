@@ -1,16 +1,20 @@
 """Times generation: tokens and samples a second, and the time to the first verified answer.
 
     python bench/rollout.py --case cpu-1m [--engines hf,generate,…] [--output FILE]
+        [--vllm-python ENV/bin/python]
 
 Models are Qwen2 with random weights; prompts are random tokens, and completions are drawn at
 temperature 1 and never end by themselves, so that every engine does the same work. In each cell all
-engines run in turn, several times over; medians are kept. `bare` is the bound: the forward passes
-that cannot be done without (every prompt once, then all rows once a token), with nothing chosen
-and `transformers`' own cache. Answers are verified by the executor as they come.
+engines run in turn, several times over, each time with prompts that no cache has seen; medians are
+kept. vLLM runs in a worker process that is open throughout, as in a run. `bare` is the bound: the
+forward passes that cannot be done without (every prompt once, then all rows once a token), with
+nothing chosen and `transformers`' own cache. Answers are verified by the executor as they come.
 """
 
 import argparse
+import contextlib
 import datetime
+import functools
 import itertools
 import json
 import os
@@ -22,19 +26,22 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from spftcore.models import LanguageModel
 from spftcore.rollout.hf import HfEngine
-from spftcore.rollout.requests import Sampling
+from spftcore.rollout.requests import Engine, Sampling
 from spftcore.rollout.verifying import judged
+from spftcore.rollout.vllm_engine import VllmEngine, VllmOptions
 from spftcore.verify import Executor
 
 SEED = 7
@@ -119,8 +126,9 @@ def make_model(cell: Cell) -> LanguageModel:
     return LanguageModel(model.to(getattr(torch, cell.dtype)).eval(), _Words())
 
 
-def make_prompts(cell: Cell) -> Prompts:
-    chance = random.Random(SEED)
+def make_prompts(cell: Cell, turn: int) -> Prompts:
+    """Other prompts in each turn: vLLM remembers those it has read."""
+    chance = random.Random(f"{SEED} {cell.prompt} {cell.samples} {turn}")
     vocabulary = SIZES[cell.size][-1]
     return [
         tuple(chance.randrange(2, vocabulary) for _ in range(cell.prompt))
@@ -147,12 +155,27 @@ def bare(model: LanguageModel, prompts: Prompts, cell: Cell) -> Iterator[int]:
     return iter([cell.tokens] * cell.rows)
 
 
-def hf(model: LanguageModel, prompts: Prompts, cell: Cell) -> Iterator[int]:
-    """Our engine."""
-    engine = HfEngine(model, batch_size=cell.rows)
+def _ask(engine: Engine, _: LanguageModel, prompts: Prompts, cell: Cell) -> Iterator[int]:
     how = Sampling(samples=cell.samples, temperature=1.0, max_new_tokens=cell.tokens, seed=SEED)
     for completion in engine.generate(prompts, how):
         yield len(completion.ids)
+
+
+def hf(model: LanguageModel, prompts: Prompts, cell: Cell) -> Iterator[int]:
+    """Our engine."""
+    return _ask(HfEngine(model, batch_size=cell.rows), model, prompts, cell)
+
+
+def open_vllm(model: LanguageModel, cell: Cell, python: Path | None, folder: Path) -> VllmEngine:
+    """vLLM with the same weights, and a tokenizer without an end."""
+    model.model.save_pretrained(folder)
+    words = {f"w{token}": token for token in range(SIZES[cell.size][-1])}
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0"))
+    ).save_pretrained(folder)
+    # Room for the longest cell; on a GPU the other engines' model is there as well.
+    options = VllmOptions(dtype=cell.dtype, context=1024, gpu_memory=0.4)
+    return VllmEngine(folder, python=python, options=options, log=folder / "vllm.log")
 
 
 def _generate(model: LanguageModel, prompts: Prompts, cell: Cell, **cache: Any) -> Iterator[int]:
@@ -216,6 +239,7 @@ ENGINES: dict[str, Provider] = {
     "generate_static": generate_static,
     "continuous": continuous,
 }
+OURS = ("hf", "vllm")  # engines of runs: their answers are verified as they come
 
 
 # -- measuring -------------------------------------------------------------------------------------
@@ -255,32 +279,37 @@ def first_verified(
 
 
 def measure(
-    cell: Cell, engines: Sequence[str], repeats: int, executor: Executor, database: Path
+    cell: Cell,
+    model: LanguageModel,
+    providers: Mapping[str, Provider],
+    repeats: int,
+    executor: Executor,
+    database: Path,
 ) -> dict[str, Any]:
-    model, prompts = make_model(cell), make_prompts(cell)
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    first: dict[str, list[float]] = {name: [] for name in engines}
+    times: dict[str, list[float]] = {name: [] for name in providers}
+    first: dict[str, list[float]] = {name: [] for name in providers}
     failed: dict[str, str] = {}
     for repeat in range(repeats + 1):  # the first one warms up
-        for name in engines:
+        prompts, others = make_prompts(cell, 2 * repeat), make_prompts(cell, 2 * repeat + 1)
+        for name, provider in providers.items():
             if name in failed:
                 continue
             try:
                 start = time.perf_counter()
-                lengths = list(ENGINES[name](model, prompts, cell))
+                lengths = list(provider(model, prompts, cell))
                 seconds = time.perf_counter() - start
                 assert lengths == [cell.tokens] * cell.rows, f"other work: {sorted(set(lengths))}"
                 if repeat:
                     times[name].append(seconds)
-                    if name == "hf":
+                    if name in OURS:
                         first[name].append(
-                            first_verified(ENGINES[name], model, prompts, cell, executor, database)
+                            first_verified(provider, model, others, cell, executor, database)
                         )
             except Exception as error:
                 failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
     bound = statistics.median(times["bare"]) if times.get("bare") else None
     rows = {}
-    for name in engines:
+    for name in providers:
         if name in failed:
             rows[name] = {"failed": failed[name]}
             continue
@@ -315,28 +344,54 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--case", choices=sorted(CASES), required=True)
-    parser.add_argument("--engines", default=",".join(ENGINES), help="which, in which order")
+    parser.add_argument(
+        "--engines", default=",".join(ENGINES), help="which, in which order (also: vllm)"
+    )
+    parser.add_argument("--vllm-python", type=Path, help="interpreter that has vLLM")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)  # of vLLM's process
     transformers.logging.set_verbosity_error()
-    engines = given.engines.split(",")
-    cells = []
-    with Executor(threads=1) as executor, tempfile.TemporaryDirectory() as folder:
-        database = make_database(Path(folder))
+    cells, versions = [], {}
+    with (
+        Executor(threads=1) as executor,
+        tempfile.TemporaryDirectory() as scratch,
+        contextlib.ExitStack() as opened,
+    ):
+        folder = Path(scratch)
+        database = make_database(folder)
+        model = make_model(CASES[given.case][0])  # all cells of a case have the same
+        providers: dict[str, Provider] = {}
+        for name in given.engines.split(","):
+            if name == "vllm":
+                start = time.perf_counter()
+                vllm = opened.enter_context(
+                    open_vllm(model, CASES[given.case][0], given.vllm_python, folder / "model")
+                )
+                versions = {
+                    "vllm": vllm.version,
+                    "vllm seconds to open": round(time.perf_counter() - start, 1),
+                }
+                providers[name] = functools.partial(_ask, vllm)
+            else:
+                providers[name] = ENGINES[name]
         for cell in CASES[given.case]:
-            cells.append(measure(cell, engines, given.repeats, executor, database))
+            cells.append(measure(cell, model, providers, given.repeats, executor, database))
             print(json.dumps(cells[-1]), flush=True)
     result = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]).replace(
+            str(given.vllm_python), "ENV/bin/python"
+        ),
         "machine": machine(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **versions,
         },
         "cells": cells,
     }

@@ -90,7 +90,7 @@ def main() -> None:
                 rows.append(
                     {
                         "temperature": temperature,
-                        "constrained": bounds is not None,
+                        "constrained": bool(bounds),
                         "answers": len(got),
                         "ran": sum(outcome.ran for outcome in outcomes),
                         "right": sum(found.verdict is Verdict.RIGHT for (found,) in judged),

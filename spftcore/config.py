@@ -294,6 +294,16 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _the_model_that_trains_answers(self) -> Config:
+        if self.model.quantize != "none" and self.generation.engine == "vllm":
+            raise ValueError(
+                "vLLM would answer with the base in full precision, and model.quantize="
+                f"{self.model.quantize} trains on another one: set generation.engine=hf, or "
+                "model.quantize=none"
+            )
+        return self
+
     @property
     def run_directory(self) -> Path:
         assert self.run.name is not None, "settings() names every run"
@@ -351,6 +361,10 @@ def resolve(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise UsageError(f"Unknown setting '{key}'.{_nearest(key)}") from None
+        if first["type"] == "value_error":  # our own checks, of settings that go together
+            raise UsageError(
+                f"The settings do not fit together: {first['ctx']['error']}."
+            ) from None
         raise UsageError(
             f"Setting '{key}' = {first.get('input')!r} is not valid: {first['msg']}."
         ) from None

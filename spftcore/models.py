@@ -228,7 +228,8 @@ def architecture(path: str | Path, config: Config) -> Any:
 def load(
     path: str | Path, config: Config, *, device: torch.device, new_adapter: bool = False
 ) -> LanguageModel:
-    """Loads a checkpoint: a `transformers` folder or hub id, or an adapter folder of ours.
+    """Loads a checkpoint: a `transformers` folder or hub id, or an adapter folder of ours. Dropout
+    is off until the model is trained.
 
     Args:
         path: folder or hub id.
@@ -248,6 +249,7 @@ def load(
     model = _load_base(source, config, device, adapted=adapted)
     if is_adapter:
         adapter = _with_adapter(model, source, path)
+        adapter.eval()  # peft leaves a trainable adapter's dropout on
         return LanguageModel(adapter, tokenizer, parent=source, folder=str(path))
     if adapted:
         from peft import get_peft_model
@@ -257,6 +259,7 @@ def load(
         with torch.random.fork_rng():
             torch.manual_seed(config.run.seed)
             wrapped = get_peft_model(model, settings)
+        wrapped.eval()
         return LanguageModel(wrapped, tokenizer, parent=source)
     return LanguageModel(model, tokenizer, folder=str(path))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 END = 1
 DIES, DIES_ONCE, HANGS, RAISES, PRINTS, ENDLESS = 901, 902, 903, 904, 905, 906
+LARGE, HUGE = 907, 908  # two of the first fit into memory, and none of the other
 CONTEXT = 64
 
 
@@ -39,9 +40,12 @@ class SamplingParams:
 
 
 class Engine:
-    def __init__(self, model, context):
-        self.model, self.running = model, {}
-        self.model_config = Record(max_model_len=context)
+    def __init__(self, model, context, rows):
+        self.model, self.running, self.rows = model, {}, rows
+        self.vllm_config = Record(
+            model_config=Record(max_model_len=context),
+            scheduler_config=Record(max_num_seqs=rows),
+        )
         self.engine_core = Record(shutdown=lambda: None)
 
     def add_request(self, name, prompt, params, lora_request=None):
@@ -60,7 +64,11 @@ class Engine:
 
     def step(self):
         done = []
-        for state in list(self.running.values()):
+        batch = list(self.running.values())[: self.rows]
+        large = [state for state in batch if fake.LARGE in state.ids]
+        if len(large) > 2 or any(fake.HUGE in state.ids for state in batch):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        for state in batch:
             self.misbehave(state.ids)
             seed = (state.params.seed or 0) + (state.lora.number if state.lora else 0)
             state.new.append(fake.token(state.ids + state.new, seed))
@@ -81,7 +89,7 @@ class Engine:
         if fake.HANGS in ids:
             signal.pause()
         if fake.RAISES in ids:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("the fake engine raised")
         if fake.PRINTS in ids:
             print("not for the protocol", flush=True)
 
@@ -93,12 +101,12 @@ class Engine:
 
 
 class LLM:
-    def __init__(self, model, max_model_len=fake.CONTEXT, **options):
+    def __init__(self, model, max_model_len=fake.CONTEXT, max_num_seqs=16, **options):
         if not os.path.exists(os.path.join(model, "config.json")):
             raise OSError(f"no model in {model}")
         with open(os.path.join(model, "opened"), "a") as file:
             file.write(json.dumps(options, default=str) + "\\n")
-        self.llm_engine = Engine(model, max_model_len)
+        self.llm_engine = Engine(model, max_model_len, max_num_seqs)
 
     def collective_rpc(self, method, kwargs):
         if os.path.exists(os.path.join(kwargs["weights_path"], "broken")):

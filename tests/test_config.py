@@ -268,3 +268,12 @@ def test_settings_of_adapters_need_adapters(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"lora\.rank"):
         resolve([("test", values)])
     assert resolve([("test", values | {"lora": {**values.get("lora", {}), "rank": 4}})])
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantized_base_is_not_answered_for_by_vllm(kind: str) -> None:
+    given: dict[str, Any] = {"model": {"quantize": kind}, "lora": {"rank": 4}}
+    with pytest.raises(UsageError, match=r"full precision.*generation\.engine=hf"):
+        resolve([("test", given | {"generation": {"engine": "vllm"}})])
+    assert resolve([("test", given)]).model.quantize == kind
+    assert resolve([("test", {"generation": {"engine": "vllm"}})]).generation.engine == "vllm"

@@ -132,6 +132,22 @@ def test_a_fresh_adapter_does_not_depend_on_what_ran_before(qwen2_folder: Path) 
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
+def test_a_loaded_adapter_drops_nothing_until_it_is_trained(
+    qwen2_folder: Path, tmp_path: Path
+) -> None:
+    config = Config(lora=LoraConfig(rank=4, dropout=0.5))
+    made = load(qwen2_folder, config, device=CPU, new_adapter=True)
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.3)
+    save(made, tmp_path / "adapter")
+    loaded = load(tmp_path / "adapter", config, device=CPU)
+    for model in (made.model, loaded.model):
+        first, second = logits_of(model, SOME_IDS), logits_of(model, SOME_IDS)
+        assert torch.equal(first, second)
+
+
 def test_without_rank_a_new_adapter_is_not_put_on(qwen2_folder: Path) -> None:
     model = load(qwen2_folder, Config(), device=CPU, new_adapter=True)
     assert model.parent == ""

@@ -80,6 +80,8 @@ def served(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
         command += ["--port", str(port), "--host", "127.0.0.1", "--dtype", "float32"]
         command += ["--enforce-eager", "--generation-config", "vllm", "--block-size", "32"]
         command += ["--enable-lora", "--max-lora-rank", "8", "--served-model-name", "base"]
+        # Room for one adapter more than there are: see docs/vllm.md.
+        command += ["--max-loras", "3"]
         settings = {
             "PYTHONSAFEPATH": "1",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -132,6 +134,20 @@ class TestServedByVllm(EngineContract):
         self,
     ) -> None:
         pytest.skip("two requests of 12 tokens' difference reach a server in an order of their own")
+
+    def test_the_base_and_an_adapter_answer_at_the_same_time(
+        self, checkpoint: Checkpoint, under_test: EngineUnderTest
+    ) -> None:
+        engine = under_test.engine
+        (prompt,) = prompts_of(checkpoint.model, ["Who?"])
+        expected = argmax_loop(checkpoint.model, prompt, 8)
+        how = Sampling(samples=12, temperature=1.0, max_new_tokens=60)
+        for _ in range(10):
+            adapted = engine.generate([prompt], how, adapter="first")
+            next(adapted)  # the others are on their way
+            (got,) = engine.generate([prompt], Sampling(max_new_tokens=8))
+            assert got.ids == expected
+            adapted.close()
 
 
 def two_hundred(model: LanguageModel) -> list[tuple[int, ...]]:

@@ -157,9 +157,31 @@ def test_a_worker_that_dies_twice_is_an_error_with_what_it_wrote(
 
 
 def test_an_engine_that_raises_is_started_again(engine: VllmEngine) -> None:
-    with pytest.raises(SpftError, match=r"twice.*out of memory"):
+    with pytest.raises(SpftError, match=r"twice.*the fake engine raised"):
         list(engine.generate([[fake.RAISES, 3]], Sampling(max_new_tokens=5)))
     assert engine.restarts == 1
+
+
+def test_where_memory_is_short_fewer_are_computed_together(python: Path, model: Path) -> None:
+    said: list[str] = []
+    with VllmEngine(model, python=python, say=said.append) as engine:
+        prompts = [[i, fake.LARGE] for i in range(2, 10)]
+        got = by_place(list(engine.generate(prompts, Sampling(max_new_tokens=5))))
+        assert [got[i, 0].ids for i in range(8)] == [expected(ids, 0, 5) for ids in prompts]
+        assert engine.restarts == 3
+        list(engine.generate(prompts, Sampling(max_new_tokens=5)))
+        assert engine.restarts == 3
+    # It starts with 16, and three of these are too many.
+    for text, rows in zip(said, (8, 4, 2), strict=True):
+        assert "out of memory" in text
+        assert f"at most {rows} of them together" in text
+
+
+def test_memory_that_is_short_for_one_completion_is_an_error(engine: VllmEngine) -> None:
+    # 16 together, then 8, 4, 2, 1, and once more.
+    with pytest.raises(SpftError, match=r"twice.*memory"):
+        list(engine.generate([[fake.HUGE]], Sampling(max_new_tokens=5)))
+    assert engine.restarts == 5
 
 
 def test_a_worker_that_hangs_is_ended(python: Path, model: Path) -> None:

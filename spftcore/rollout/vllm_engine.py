@@ -127,6 +127,7 @@ class VllmEngine:
         self._loaded = 0
         self._refusal = ""
         self.version = ""
+        self._rows = 1  # computed together at most
         self._worker: WorkerProcess | InProcess | None = None
         self.context = self._open()
 
@@ -161,6 +162,7 @@ class VllmEngine:
                 + (f" What vLLM printed is in {self._log}." if self._log else "")
             ) from error
         self.version = str(reply["vllm"])
+        self._rows = int(reply["rows"])
         return int(reply["context"])
 
     def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -245,8 +247,10 @@ class VllmEngine:
     ) -> Iterator[Completion]:
         """Completions as they are finished.
 
-        A worker that dies is started again once in a call, and asked for what is not finished. A
-        prompt that vLLM refuses gives completions with `finish` `failed`, counted in `failures`.
+        A worker that dies is started again once in a call, and asked for what is not finished. One
+        that says it is short of memory is started again with half as many completions together,
+        for good, down to one. A prompt that vLLM refuses gives completions with `finish` `failed`,
+        counted in `failures`.
 
         Args:
             prompts: token ids.
@@ -270,7 +274,7 @@ class VllmEngine:
                     yield from _copies(Completion(i, sample, "", (), (), "too_long"), copies)
                 else:
                     pending[i, sample] = draw_seed(sampling.seed, sampling.key(i), sample)
-        told, refused = self.restarts, sum(self.failures.values())
+        died, refused = False, sum(self.failures.values())
         while pending:
             asked = sorted({i for i, _ in pending})
             request = {
@@ -289,16 +293,22 @@ class VllmEngine:
                         yield from _copies(found, copies)
             except (WorkerGone, RequestFailed) as error:
                 self.close()
-                if self.restarts > told:
+                halve = "memory" in str(error).lower() and self._rows > 1
+                if died and not halve:
                     raise SpftError(
                         f"vLLM failed twice while generating: {error}. {len(pending)} completions "
                         "are missing. Use fewer or shorter prompts at a time, lower "
                         "generation.gpu_memory, or use generation.engine=hf."
                     ) from error
                 self.restarts += 1
+                fewer = ""
+                if halve:
+                    self._arguments["max_num_seqs"] = self._rows // 2
+                    fewer = f", at most {self._rows // 2} of them together"
+                died |= not halve
                 self._say(
                     f"vLLM failed ({error}); it is started again for the {len(pending)} "
-                    "completions that are not finished."
+                    f"completions that are not finished{fewer}."
                 )
                 self.context = self._open()
         refused = sum(self.failures.values()) - refused

@@ -112,8 +112,13 @@ class Session:
             seed=0,
             **options,
         )
-        context = self.llm.llm_engine.model_config.max_model_len
-        return {"protocol": PROTOCOL, "vllm": vllm.__version__, "context": int(context)}
+        config = self.llm.llm_engine.vllm_config
+        return {
+            "protocol": PROTOCOL,
+            "vllm": vllm.__version__,
+            "context": int(config.model_config.max_model_len),
+            "rows": int(config.scheduler_config.max_num_seqs),
+        }
 
     def reload(self, model: str) -> None:
         from vllm.platforms import current_platform
