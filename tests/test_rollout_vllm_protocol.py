@@ -116,6 +116,47 @@ def test_an_abandoned_stream_is_cancelled_and_the_next_one_is_answered(
     assert (pid(engine), engine.restarts) == (before, 0)
 
 
+def test_a_stream_that_an_exception_still_holds_does_not_stand_in_the_way(
+    python: Path, model: Path
+) -> None:
+    with VllmEngine(model, python=python, silent_seconds=5) as engine:
+        before = pid(engine)
+        held = engine.generate([[fake.ENDLESS], [7]], Sampling(max_new_tokens=10**9))
+        next(held)
+        engine.sleep()  # as when a stage ends with an error, whose traceback holds the stream
+        (got,) = engine.generate([[3, 5]], Sampling(max_new_tokens=5))
+        assert got.ids == expected([3, 5], 0, 5)
+        assert (pid(engine), engine.restarts) == (before, 0)
+        with pytest.raises(SpftError, match="asked for something else"):
+            next(held)
+
+
+def test_an_interrupted_stream_does_not_stand_in_the_way(
+    python: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with VllmEngine(model, python=python, silent_seconds=5) as engine:
+        stream = engine.generate([[fake.ENDLESS], [7]], Sampling(max_new_tokens=10**9))
+        next(stream)
+        worker: Any = engine._worker
+
+        def interrupted(seconds: float) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(worker, "_receive", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                next(stream)
+        before = pid(engine)
+        engine.sleep()
+        assert (pid(engine), engine.restarts) == (before, 0)
+
+
+def test_an_engine_that_failed_for_good_can_be_laid_to_rest(engine: VllmEngine) -> None:
+    with pytest.raises(SpftError, match="twice"):
+        list(engine.generate([[fake.RAISES, 3]], Sampling(max_new_tokens=5)))
+    engine.sleep()  # must not raise: it would hide why
+
+
 def test_adapters_are_asked_for_by_name(python: Path, model: Path, tmp_path: Path) -> None:
     for name, rank in (("first", 4), ("second", 8), ("wide", 64)):
         (tmp_path / name).mkdir()

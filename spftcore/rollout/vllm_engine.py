@@ -227,8 +227,10 @@ class VllmEngine:
 
     def sleep(self) -> None:
         """Hands the GPU's memory back until `wake`, if started with `sleep`; weights wait in the
-        machine's memory. On a CPU vLLM has no sleep mode, and nothing happens."""
-        self._order({"do": "sleep"}, "hand its memory back")
+        machine's memory. On a CPU vLLM has no sleep mode, and nothing happens; nor does where it
+        has failed and holds nothing any more."""
+        if self._worker is not None:
+            self._order({"do": "sleep"}, "hand its memory back")
 
     def wake(self) -> None:
         """Takes the GPU's memory again."""

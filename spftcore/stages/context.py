@@ -121,9 +121,11 @@ class RunContext:
 
     def close(self) -> None:
         """Ends the executor's threads, if any were started, and lets the engine rest."""
-        self.engines.rest()
-        if "executor" in self.__dict__:
-            self.executor.close()
+        try:
+            self.engines.rest()
+        finally:
+            if "executor" in self.__dict__:
+                self.executor.close()
 
     # -- encoding ------------------------------------------------------------------------------
 
