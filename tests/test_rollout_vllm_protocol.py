@@ -167,6 +167,9 @@ def test_adapters_are_asked_for_by_name(python: Path, model: Path, tmp_path: Pat
         for name, number in ((None, 0), ("second", 2), ("first", 1)):
             (got,) = engine.generate([[3, 5]], Sampling(max_new_tokens=5), adapter=name)
             assert got.ids == expected([3, 5], number, 5)
+        asked = engine._adapters["first"]
+        engine.load_adapter("first", tmp_path / "first")  # written anew: no prefix cached before
+        assert all(engine._adapters["first"][i] != asked[i] for i in (0, 1))
         with pytest.raises(SpftError, match=r"'third'.*first, second"):
             list(engine.generate([[3]], Sampling(), adapter="third"))
         with pytest.raises(SpftError, match=r"rank 64.*up to rank 8"):

@@ -222,8 +222,11 @@ class VllmEngine:
                 f"The adapter '{folder}' has rank {rank}, and vLLM was started for adapters up to "
                 f"rank {room}. Set lora.rank to the largest rank."
             )
-        self._loaded += 1  # vLLM keeps adapters by number: a new number is a fresh one
-        self._adapters[name] = (name, self._loaded, str(Path(folder).resolve()))
+        # vLLM keeps adapters by number and cached prefixes by name and folder: both are new, since
+        # another adapter may lie in a folder now.
+        self._loaded += 1
+        known = f"{name}@{self._loaded}"
+        self._adapters[name] = (known, self._loaded, str(Path(folder).resolve()))
 
     def sleep(self) -> None:
         """Hands the GPU's memory back until `wake`, if started with `sleep`; weights wait in the
