@@ -229,6 +229,22 @@ def test_weights_of_the_same_architecture_are_taken_in_place(
     assert (other / "opened").exists()
 
 
+def test_another_architecture_written_into_the_same_folder_is_opened_anew(
+    engine: VllmEngine, model: Path
+) -> None:
+    before = pid(engine)
+    (model / "tokenizer.json").write_text('{"another": 1}')
+    engine.load_weights(model)
+    assert pid(engine) != before
+
+
+def test_hub_ids_are_not_taken_for_one_another(engine: VllmEngine) -> None:
+    before = pid(engine)
+    with pytest.raises(SpftError, match="no model in a/b"):  # of the fake; two tell no shape
+        engine.load_weights("a/b")
+    assert not alive(before)
+
+
 def test_a_restart_opens_the_weights_that_were_loaded_last(
     engine: VllmEngine, tmp_path: Path
 ) -> None:

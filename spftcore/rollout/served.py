@@ -228,9 +228,8 @@ class ServedEngine:
         finally:
             stop.set()
         if refused := sum(self.failures.values()) - told:
-            self._say(
-                f"The server refused {refused} prompts; the last time it said: {[*self.failures][-1]}"
-            )
+            reason = [*self.failures][-1]
+            self._say(f"The server refused {refused} prompts; the last new reason: {reason}")
 
     def _completion(
         self, connection: _Connection, place: int, sample: int, body: dict[str, Any]

@@ -126,6 +126,7 @@ class VllmEngine:
         self._adapters: dict[str, tuple[str, int, str]] = {}
         self._loaded = 0
         self._refusal = ""
+        self._shape: tuple[str, str] | None = None
         self.version = ""
         self._worker: WorkerProcess | InProcess | None = None
         self.context = self._open()
@@ -160,6 +161,7 @@ class VllmEngine:
                 "with generation.engine=hf; if memory is short, lower generation.gpu_memory."
                 + (f" What vLLM printed is in {self._log}." if self._log else "")
             ) from error
+        self._shape = _shape(self._model)  # now: another model may lie in the folder later
         self.version = str(reply["vllm"])
         return int(reply["context"])
 
@@ -198,7 +200,8 @@ class VllmEngine:
         Raises:
             SpftError: it cannot be loaded.
         """
-        same = _shape(self._model) == _shape(str(model))
+        shape = _shape(str(model))
+        same = shape is not None and shape == self._shape
         self._model = str(model)
         if same and self._worker is not None:
             self._order({"do": "reload", "model": self._model}, f"load '{model}'")
