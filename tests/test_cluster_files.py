@@ -91,7 +91,7 @@ def test_a_file_of_the_nodes_own_is_left_as_it_is_and_looked_at_again(
     assert node.file(asked) == node.file(asked) == file
     assert file.stat().st_mtime_ns == 2_000_000_000
     other = tmp_path / "other"
-    other.write_bytes(b"another")
+    other.write_bytes(b"another one")
     node.own = other
     found = node.file(asked)
     assert found != file
