@@ -180,6 +180,25 @@ def test_adapters_are_asked_for_by_name(python: Path, model: Path, tmp_path: Pat
     assert (options["enable_lora"], options["max_lora_rank"]) == (True, 8)
 
 
+@pytest.mark.parametrize(
+    ("seen", "gpu", "expected_gpus"),
+    [(None, None, "all"), (None, 2, "2"), ("4,5,7", 2, "7"), ("4,5,7", None, "4,5,7")],
+)
+def test_each_process_of_a_run_has_vllm_on_its_own_gpu(
+    seen: str | None,
+    gpu: int | None,
+    expected_gpus: str,
+    python: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    VllmEngine(model, python=python, options=VllmOptions(gpu=gpu)).close()
+    assert (model / "gpus").read_text() == expected_gpus
+
+
 def test_a_worker_that_dies_is_started_again_for_what_is_missing(python: Path, model: Path) -> None:
     said: list[str] = []
     with VllmEngine(model, python=python, say=said.append) as engine:

@@ -32,6 +32,7 @@ def open_engine(
     config: Config,
     model: LanguageModel | str | Path,
     *,
+    gpu: int | None = None,
     log: Path | None = None,
     say: Callable[[str], None] = _warn,
 ) -> Engine:
@@ -41,6 +42,7 @@ def open_engine(
         config: `generation`, `model`, `prompt` and `lora` settings.
         model: a full model in memory (`hf`), or the folder or hub id of one (`vllm`); with `served`
             the server has the model already.
+        gpu: that vLLM runs on, by its number among those this process sees; None: the first.
         log: file for what vLLM prints.
         say: told of what the user should know.
 
@@ -60,6 +62,7 @@ def open_engine(
             dtype=config.model.dtype,
             lora_rank=config.lora.rank,
             gpu_memory=generation.gpu_memory,
+            gpu=gpu,
             sleep=True,
             trust_remote_code=config.model.trust_remote_code,
         )
@@ -107,14 +110,17 @@ class Engines:
 
                 self._engine = open_cluster_engine(config, base, processes)
             else:
-                opened = open_engine(config, base, log=directory / "vllm.log")
+                # Each of a run's processes has a GPU of its own, and vLLM shares it.
+                gpu = model.device.index if model.device.type == "cuda" else None
+                opened = open_engine(config, base, gpu=gpu, log=directory / "vllm.log")
                 assert isinstance(opened, (VllmEngine, ServedEngine))
                 self._engine = opened
             self._base = base
         elif isinstance(self._engine, VllmEngine) and self._asleep:
             self._engine.wake()
         self._asleep = False
-        if base != self._base or not model.folder:
+        # An adapter's base lies where it lay, whatever became of the adapter.
+        if base != self._base or not (model.folder or model.parent):
             self._engine.load_weights(base)
             self._base = base
         if not model.parent:

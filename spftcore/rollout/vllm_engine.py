@@ -44,6 +44,7 @@ class VllmOptions:
         lora_rank: the largest rank among the adapters (0: no adapters).
         adapters: how many different ones are kept ready at a time.
         gpu_memory: share of the GPU's memory that vLLM takes for weights and cache.
+        gpu: the one it runs on, by its number among those this process sees; None: the first.
         sleep: hand the GPU's memory back between calls of `generate` (`sleep`, `wake`).
         trust_remote_code: run code that a checkpoint brings along.
     """
@@ -53,6 +54,7 @@ class VllmOptions:
     lora_rank: int = 0
     adapters: int = 1
     gpu_memory: float = 0.9
+    gpu: int | None = None
     sleep: bool = False
     trust_remote_code: bool = False
 
@@ -119,7 +121,8 @@ class VllmEngine:
         self._model = str(model)
         self._python = python
         self._in_process = in_process
-        self._arguments = (options or VllmOptions()).arguments()
+        options = options or VllmOptions()
+        self._arguments, self._gpu = options.arguments(), options.gpu
         self._log = log
         self._say = say
         self._patience = {"start_seconds": start_seconds, "silent_seconds": silent_seconds}
@@ -141,7 +144,9 @@ class VllmEngine:
         python = self._python or Path(sys.executable)
         if not has_vllm(python):
             raise SpftError(f"{python} has no vLLM. {INSTALL}")
-        return WorkerProcess([python, vllm_worker.__file__], self._log, **self._patience)
+        return WorkerProcess(
+            [python, vllm_worker.__file__], self._log, gpu=self._gpu, **self._patience
+        )
 
     def _open(self) -> int:
         """Starts the worker with the model; returns the model's context."""

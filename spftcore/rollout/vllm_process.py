@@ -41,6 +41,7 @@ class WorkerProcess:
         log: file for what vLLM prints; none: a temporary one.
         start_seconds: silence allowed while a model is loaded.
         silent_seconds: silence allowed otherwise.
+        gpu: the only one that it sees, by its number among those seen here; none: all of these.
 
     Raises:
         WorkerGone: the interpreter cannot be started.
@@ -53,6 +54,7 @@ class WorkerProcess:
         *,
         start_seconds: float = START_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
+        gpu: int | None = None,
     ) -> None:
         self._seconds = {"open": start_seconds, "reload": start_seconds, "close": CLOSE_SECONDS}
         self._silent = silent_seconds
@@ -73,7 +75,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=handle,
                 start_new_session=True,
-                env=_environment(),
+                env=_environment(gpu),
             )
         except OSError as error:
             if temporary:
@@ -203,11 +205,14 @@ class WorkerProcess:
         self._end()
 
 
-def _environment() -> dict[str, str]:
+def _environment(gpu: int | None) -> dict[str, str]:
     # Our own interpreter's settings would mislead another one, and modules of the folder we were
     # started in would hide installed ones (vLLM starts helpers of its own by `python -m`).
     hidden = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
     kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    if gpu is not None:
+        seen = kept.get("CUDA_VISIBLE_DEVICES")
+        kept["CUDA_VISIBLE_DEVICES"] = seen.split(",")[gpu] if seen else str(gpu)
     return kept | {"PYTHONSAFEPATH": "1"}
 
 
