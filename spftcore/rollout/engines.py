@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -90,19 +89,23 @@ class Engines:
 
         Args:
             model: full or with an adapter. `vllm`, `served` and engines on a cluster read it from
-                `model.folder`; where it lies nowhere as it is now, it is written beside the run's
-                checkpoints.
+                `model.folder`.
             config: of the run.
-            directory: the run's folder.
+            directory: the run's folder, for vLLM's log.
             processes: of the run, which share the cluster's engines out.
 
         Raises:
-            SpftError: the engine is missing or cannot take the model.
+            SpftError: the engine is missing or cannot take the model, or that lies nowhere.
         """
         on_cluster = config.cluster.address != "none" and config.cluster.engines > 0
         if config.generation.engine == "hf" and not on_cluster:
             return HfEngine(model, batch_size=config.generation.batch_size), active_adapter(model)
-        folder = model.folder or _written(model, directory)
+        folder = model.folder
+        if not folder:
+            raise SpftError(
+                "vLLM, servers and engines on a cluster read a model from its folder, and this one "
+                "was changed since it was saved: save it first (`RunContext.save`)."
+            )
         base = model.parent or folder
         if self._engine is None:
             if on_cluster:
@@ -119,14 +122,12 @@ class Engines:
         elif isinstance(self._engine, VllmEngine) and self._asleep:
             self._engine.wake()
         self._asleep = False
-        # An adapter's base lies where it lay, whatever became of the adapter.
-        if base != self._base or not (model.folder or model.parent):
+        if base != self._base:
             self._engine.load_weights(base)
             self._base = base
         if not model.parent:
             return self._engine, None
-        # A folder that is written anew bears its name again: it is loaded again.
-        if folder not in self._adapters or not model.folder:
+        if folder not in self._adapters:
             self._adapters.add(folder)
             self._engine.load_adapter(folder, folder)
         return self._engine, folder
@@ -155,11 +156,3 @@ class Engines:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
-
-
-def _written(model: LanguageModel, directory: Path) -> str:
-    """Saves a model as it is now, for an engine that reads folders."""
-    folder = directory / "generating" / str(os.getpid())
-    folder.parent.mkdir(exist_ok=True)
-    models.save(model, folder)
-    return str(folder)

@@ -241,7 +241,7 @@ class RunContext:
         notes = {
             "schema trimmed to prompt.max_prompt_tokens": len(trimmed),
             "no answer: prompt too long": finishes["too_long"],
-            "no answer: out of memory": finishes["failed"],
+            "no answer: the engine failed": finishes["failed"],
             "cut at prompt.max_completion_tokens": finishes["length"],
         }
         return {cause: count for cause, count in notes.items() if count}
