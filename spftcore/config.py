@@ -313,6 +313,15 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _stages_on_a_cluster_take_turns(self) -> Config:
+        if self.cluster.address != "none" and self.run.workers > 1:
+            raise ValueError(
+                f"run.workers={self.run.workers} runs stages side by side, and each would want the "
+                "cluster's workers and engines for itself: set run.workers=1"
+            )
+        return self
+
     @property
     def run_directory(self) -> Path:
         assert self.run.name is not None, "settings() names every run"

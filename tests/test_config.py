@@ -235,6 +235,7 @@ def settings_of(*argv: str) -> Config:
     [
         ({"cluster": {"engines": 2}}, "cluster.address"),
         ({"cluster": {"workers": 2}}, "cluster.address"),
+        ({"cluster": {"address": "auto"}, "run": {"workers": 2}}, "run.workers=1"),
         (
             {
                 "cluster": {"address": "auto", "engines": 2},
