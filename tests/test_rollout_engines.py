@@ -8,6 +8,7 @@ from typing import Any
 
 import fake_vllm as fake
 import pytest
+from test_rollout_served import Server, server
 from torch import nn
 
 from spftcore.config import Config, resolve
@@ -15,6 +16,8 @@ from spftcore.errors import SpftError
 from spftcore.models import LanguageModel
 from spftcore.rollout.engines import Engines
 from spftcore.rollout.requests import Sampling
+
+__all__ = ["server"]
 
 
 def saved(folder: Path, **settings: Any) -> LanguageModel:
@@ -58,6 +61,20 @@ def test_the_end_of_a_stage_does_not_hide_why_its_engine_failed(
         list(engine.generate([[fake.RAISES, 3]], Sampling(max_new_tokens=5)))
     engines.rest()  # as `RunContext.close` does: an error of its own would take the other's place
     engines.close()
+
+
+def test_a_server_does_not_answer_for_a_model_that_the_run_has_trained(
+    server: Server, tmp_path: Path
+) -> None:
+    config = resolve([("a test", {"generation": {"engine": "served", "url": server.url}})])
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    theirs = saved(tmp_path / "base")
+    engine, adapter = Engines().of(theirs, config, run)
+    assert adapter is None
+    assert len(list(engine.generate([[3, 5]], Sampling(max_new_tokens=4)))) == 1
+    with pytest.raises(SpftError, match="cannot take the weights"):
+        Engines().of(saved(run / "checkpoints" / "sft"), config, run)
 
 
 def test_a_model_that_lies_nowhere_as_it_is_now_must_be_saved_first(

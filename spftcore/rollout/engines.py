@@ -118,6 +118,8 @@ class Engines:
                 opened = open_engine(config, base, gpu=gpu, log=directory / "vllm.log")
                 assert isinstance(opened, (VllmEngine, ServedEngine))
                 self._engine = opened
+                if isinstance(opened, ServedEngine) and _within(base, directory):
+                    opened.load_weights(base)  # trained by the run: the server has another one
             self._base = base
         elif isinstance(self._engine, VllmEngine) and self._asleep:
             self._engine.wake()
@@ -156,3 +158,7 @@ class Engines:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+
+def _within(path: str, directory: Path) -> bool:
+    return Path(path).resolve().is_relative_to(directory.resolve())
