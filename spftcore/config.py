@@ -245,6 +245,16 @@ class ClusterConfig(Section):
     engine_cpus: int = Field(1, gt=0, description="CPUs of each")
     engine_gpus: float = Field(0.0, ge=0, description="GPUs of each")
 
+    @model_validator(mode="after")
+    def _there_is_one(self) -> ClusterConfig:
+        asked = [name for name in ("workers", "engines") if getattr(self, name)]
+        if self.address == "none" and asked:
+            raise ValueError(
+                f"cluster.{asked[0]} asks for a cluster, and cluster.address is none: set it to "
+                f"auto, local or HOST:PORT, or cluster.{asked[0]} to 0"
+            )
+        return self
+
 
 class LimitsConfig(Section):
     steps: int = Field(20_000_000, gt=0, description="SQLite virtual-machine steps per query")
@@ -301,6 +311,24 @@ class Config(Section):
                 "vLLM would answer with the base in full precision, and model.quantize="
                 f"{self.model.quantize} trains on another one: set generation.engine=hf, or "
                 "model.quantize=none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_of_them_generates(self) -> Config:
+        if self.generation.engine == "served" and self.cluster.engines:
+            raise ValueError(
+                "generation.engine=served has a server generate, and cluster.engines the cluster: "
+                "set cluster.engines=0, or generation.engine=hf or vllm"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_on_a_cluster_take_turns(self) -> Config:
+        if self.cluster.address != "none" and self.run.workers > 1:
+            raise ValueError(
+                f"run.workers={self.run.workers} runs stages side by side, and each would want the "
+                "cluster's workers and engines for itself: set run.workers=1"
             )
         return self
 

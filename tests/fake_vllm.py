@@ -106,6 +106,8 @@ class LLM:
             raise OSError(f"no model in {model}")
         with open(os.path.join(model, "opened"), "a") as file:
             file.write(json.dumps(options, default=str) + "\\n")
+        with open(os.path.join(model, "gpus"), "w") as file:
+            file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
         self.llm_engine = Engine(model, max_model_len, max_num_seqs)
 
     def collective_rpc(self, method, kwargs):

@@ -13,6 +13,8 @@ import pytest
 from test_train_processes import SMALL
 
 from spftcore.cluster.connection import connected
+from spftcore.cluster.run import open_cluster_engine
+from spftcore.config import resolve
 from spftcore.errors import SpftError
 from spftcore.store import Store
 
@@ -34,6 +36,12 @@ def test_an_address_where_nobody_listens_is_an_error_at_once() -> None:
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(SpftError, match="ray start --head"):
         connected(address)
+
+
+def test_fewer_engines_than_processes_is_an_error_before_anything_is_started() -> None:
+    config = resolve([("a file", {"cluster": {"address": "auto", "engines": 2}})])
+    with pytest.raises(SpftError, match=r"Set cluster\.engines to 3 or more"):
+        open_cluster_engine(config, "nowhere", 3)
 
 
 def command(folder: Path, name: str, *options: str) -> list[str]:

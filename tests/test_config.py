@@ -230,6 +230,28 @@ def settings_of(*argv: str) -> Config:
     return train_settings(parser().parse(argv))
 
 
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"cluster": {"engines": 2}}, "cluster.address"),
+        ({"cluster": {"workers": 2}}, "cluster.address"),
+        ({"cluster": {"address": "auto"}, "run": {"workers": 2}}, "run.workers=1"),
+        (
+            {
+                "cluster": {"address": "auto", "engines": 2},
+                "generation": {"engine": "served", "url": "http://localhost:8000/v1"},
+            },
+            "cluster.engines=0",
+        ),
+    ],
+)
+def test_settings_of_a_cluster_that_contradict_others_are_refused(
+    values: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(UsageError, match=remedy):
+        resolve([("a file", values)])
+
+
 def test_a_run_is_named_after_the_demo_or_the_folder_of_databases(tmp_path: Path) -> None:
     assert settings_of().run_directory == Path("runs/demo")
     own = settings_of("--data.databases", str(tmp_path / "shop"), "--data.pairs", "p.json")

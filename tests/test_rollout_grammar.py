@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 from collections import defaultdict
@@ -18,6 +19,15 @@ import pytest
 from spftcore.catalogue.schema import Column, Database, Table
 from spftcore.databases import Catalogue
 from spftcore.rollout.grammar import sql_grammar
+
+KEYWORDS = """
+    add after all and as asc autoincrement between by case cast check collate column create cross
+    current current_date current_time current_timestamp default deferrable desc distinct do else end
+    escape except exists filter first from full glob group having if in indexed inner intersect is
+    isnull join key left like limit match natural no not nothing notnull null offset on or order
+    outer over partition plan primary query raise range replace returning right row rows select set
+    table temp then to true union unique using values view when where window with without
+    """.split()  # noqa: SIM905
 
 needs_recogniser = pytest.mark.skipif(
     "SPFT_VLLM_PYTHON" not in os.environ,
@@ -123,6 +133,42 @@ def test_the_grammar_of_a_wide_schema_stays_small(columns: int) -> None:
     assert len(grammar) < 600_000
     good = [f"select column_{columns - 1} from wide", "select a from other"]
     assert taken(grammar, good) == [True, True]
+
+
+@pytest.mark.parametrize("tables", [500, 1500, 3000, 30_000])
+def test_the_grammar_of_many_tables_stays_small(tables: int) -> None:
+    many = database(*(table(f"t{i}", "c") for i in range(tables)))
+    assert len(sql_grammar(many)) < 600_000
+
+
+def test_names_keep_their_letters_beyond_ascii_as_sqlite_tells_them_apart() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute('create table t ("\u00c4RGER" text)')
+    for name, there in (("\u00c4rger", True), ("\u00e4rger", False)):
+        spelled = "".join(f"[{c.lower()}{c.upper()}]" if c.isascii() else f'"{c}"' for c in name)
+        rule = re.sub('[ "]', "", spelled)
+        assert (
+            rule in re.sub('[ "]', "", sql_grammar(database(table("t", "\u00c4RGER"))))
+        ) == there
+        try:
+            connection.execute(f"select t.{name} from t")
+        except sqlite3.OperationalError:
+            assert not there
+        else:
+            assert there
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_a_keyword_is_bare_only_where_sqlite_reads_the_column(name: str) -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute(f'create table "{name}" ("{name}")')
+    connection.execute(f"insert into \"{name}\" values ('held')")
+    spelled = "".join("_" if c == "_" else f"[{c}{c.upper()}]" for c in name)
+    bare = f"\ncolumnn::={spelled}|"
+    if bare not in re.sub('[ "]', "", sql_grammar(database(table(name, name)))):
+        return  # quoted, which SQLite takes for every name
+    for sql in (f'select {name} from "{name}"', f"select {name} from {name} where {name} is not 1"):
+        assert connection.execute(sql).fetchall() == [("held",)]
 
 
 def test_the_same_schema_gives_the_same_grammar() -> None:

@@ -33,7 +33,7 @@ class Server(ThreadingHTTPServer):
         self.plan: list[int | str] = []
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
-        self.forget = ""
+        self.forget = self.end = ""
         self.adapters: dict[str, str] = {}
 
     @property
@@ -71,7 +71,12 @@ class Handler(BaseHTTPRequestHandler):
             said = f"not now, {self.headers.get('Authorization')}"
             self.reply(int(step), {"error": {"message": said}})
         elif self.path.endswith("/load_lora_adapter"):
-            self.server.adapters[body["lora_name"]] = body["lora_path"]
+            name = body["lora_name"]
+            if name in self.server.adapters and not body.get("load_inplace"):
+                said = f"The lora adapter '{name}' has already been loaded. If you want to"
+                self.reply(400, {"error": {"message": said}})
+                return
+            self.server.adapters[name] = body["lora_path"]
             self.reply(200, "loaded")
         else:
             self.complete(body)
@@ -88,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             "text": " ".join(map(str, new)),
             "token_ids": new,
             "logprobs": {"token_logprobs": [-token / 8 for token in new]},
-            "finish_reason": "stop" if fake.END in new else "length",
+            "finish_reason": self.server.end or ("stop" if fake.END in new else "length"),
         }
         choice.pop(self.server.forget, None)
         self.reply(200, {"choices": [choice]})
@@ -187,7 +192,7 @@ def test_adapters_are_loaded_into_the_server_and_asked_for_by_name(
     engine: ServedEngine, server: Server, tmp_path: Path
 ) -> None:
     engine.load_adapter("first", tmp_path)
-    assert server.adapters == {"first": str(tmp_path.resolve())}
+    assert list(server.adapters.values()) == [str(tmp_path.resolve())]
     (got,) = engine.generate([[3, 5]], Sampling(max_new_tokens=5), adapter="first")
     assert got.ids == expected([3, 5], 1, 5)
     with pytest.raises(SpftError, match=r"'third'.*first"):
@@ -195,6 +200,48 @@ def test_adapters_are_loaded_into_the_server_and_asked_for_by_name(
     server.plan = [404]
     with pytest.raises(SpftError, match=r"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
         engine.load_adapter("second", tmp_path)
+
+
+def test_an_adapter_that_the_server_has_already_is_taken_and_a_rewritten_one_is_another(
+    engine: ServedEngine, server: Server, tmp_path: Path
+) -> None:
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(b"one")
+    engine.load_adapter("first", tmp_path)
+    # Another process of the run, one resumed, or a request repeated after a lost answer.
+    other = ServedEngine(server.url)
+    other.load_adapter("first", tmp_path)
+    assert len(server.adapters) == 1
+    (got,) = other.generate([[3, 5]], Sampling(max_new_tokens=5), adapter="first")
+    assert got.ids == expected([3, 5], 1, 5)
+    weights.write_bytes(b"two")
+    other.load_adapter("first", tmp_path)
+    assert len(server.adapters) == 2
+    for asker, place in ((engine, 0), (other, 1)):
+        list(asker.generate([[3, 5]], Sampling(max_new_tokens=2), adapter="first"))
+        assert server.bodies[-1]["model"] == list(server.adapters)[place]
+
+
+@pytest.mark.parametrize("broken", ["{}\nX: y", "{}\u20ac"])
+def test_a_key_that_no_header_can_hold_is_not_told(
+    broken: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPFT_API_KEY", f"{KEY}\n")  # as a file's last line
+    ServedEngine(server.url)
+    assert server.keys == {f"Bearer {KEY}"}
+    monkeypatch.setenv("SPFT_API_KEY", broken.format(KEY))
+    with pytest.raises(UsageError, match="SPFT_API_KEY") as raised:
+        ServedEngine(server.url)
+    assert KEY not in str(raised.value)
+
+
+def test_a_completion_that_the_server_broke_off_has_failed(
+    engine: ServedEngine, server: Server
+) -> None:
+    server.end = "abort"
+    (got,) = engine.generate([[3, 5]], Sampling(max_new_tokens=5))
+    assert (got.finish, got.text) == ("failed", "")
+    assert engine.failures == {"it ended with 'abort'": 1}
 
 
 def test_grammars_are_sent_with_their_prompts(engine: ServedEngine, server: Server) -> None:
@@ -216,6 +263,9 @@ def test_a_server_that_does_not_tell_what_is_needed_is_an_error(
 def test_bad_addresses_are_errors(server: Server) -> None:
     with pytest.raises(UsageError, match="must be like http"):
         ServedEngine("localhost:8000")
+    for url in ("http://localhost:80000/v1", "http://localhost:x/v1", "http://[::1/v1"):
+        with pytest.raises(UsageError, match="must be like http"):
+            ServedEngine(url)
     with pytest.raises(SpftError, match="did not answer in 1 tries"):
         ServedEngine("http://127.0.0.1:9/v1", pauses=())
     with pytest.raises(SpftError, match=r"no model 'other'.*base"):

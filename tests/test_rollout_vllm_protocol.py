@@ -116,6 +116,47 @@ def test_an_abandoned_stream_is_cancelled_and_the_next_one_is_answered(
     assert (pid(engine), engine.restarts) == (before, 0)
 
 
+def test_a_stream_that_an_exception_still_holds_does_not_stand_in_the_way(
+    python: Path, model: Path
+) -> None:
+    with VllmEngine(model, python=python, silent_seconds=5) as engine:
+        before = pid(engine)
+        held = engine.generate([[fake.ENDLESS], [7]], Sampling(max_new_tokens=10**9))
+        next(held)
+        engine.sleep()  # as when a stage ends with an error, whose traceback holds the stream
+        (got,) = engine.generate([[3, 5]], Sampling(max_new_tokens=5))
+        assert got.ids == expected([3, 5], 0, 5)
+        assert (pid(engine), engine.restarts) == (before, 0)
+        with pytest.raises(SpftError, match="asked for something else"):
+            next(held)
+
+
+def test_an_interrupted_stream_does_not_stand_in_the_way(
+    python: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with VllmEngine(model, python=python, silent_seconds=5) as engine:
+        stream = engine.generate([[fake.ENDLESS], [7]], Sampling(max_new_tokens=10**9))
+        next(stream)
+        worker: Any = engine._worker
+
+        def interrupted(seconds: float) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(worker, "_receive", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                next(stream)
+        before = pid(engine)
+        engine.sleep()
+        assert (pid(engine), engine.restarts) == (before, 0)
+
+
+def test_an_engine_that_failed_for_good_can_be_laid_to_rest(engine: VllmEngine) -> None:
+    with pytest.raises(SpftError, match="twice"):
+        list(engine.generate([[fake.RAISES, 3]], Sampling(max_new_tokens=5)))
+    engine.sleep()  # must not raise: it would hide why
+
+
 def test_adapters_are_asked_for_by_name(python: Path, model: Path, tmp_path: Path) -> None:
     for name, rank in (("first", 4), ("second", 8), ("wide", 64)):
         (tmp_path / name).mkdir()
@@ -126,6 +167,9 @@ def test_adapters_are_asked_for_by_name(python: Path, model: Path, tmp_path: Pat
         for name, number in ((None, 0), ("second", 2), ("first", 1)):
             (got,) = engine.generate([[3, 5]], Sampling(max_new_tokens=5), adapter=name)
             assert got.ids == expected([3, 5], number, 5)
+        asked = engine._adapters["first"]
+        engine.load_adapter("first", tmp_path / "first")  # written anew: no prefix cached before
+        assert all(engine._adapters["first"][i] != asked[i] for i in (0, 1))
         with pytest.raises(SpftError, match=r"'third'.*first, second"):
             list(engine.generate([[3]], Sampling(), adapter="third"))
         with pytest.raises(SpftError, match=r"rank 64.*up to rank 8"):
@@ -134,6 +178,25 @@ def test_adapters_are_asked_for_by_name(python: Path, model: Path, tmp_path: Pat
             engine.load_adapter("none", tmp_path)
     options = json.loads((model / "opened").read_text())
     assert (options["enable_lora"], options["max_lora_rank"]) == (True, 8)
+
+
+@pytest.mark.parametrize(
+    ("seen", "gpu", "expected_gpus"),
+    [(None, None, "all"), (None, 2, "2"), ("4,5,7", 2, "7"), ("4,5,7", None, "4,5,7")],
+)
+def test_each_process_of_a_run_has_vllm_on_its_own_gpu(
+    seen: str | None,
+    gpu: int | None,
+    expected_gpus: str,
+    python: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    VllmEngine(model, python=python, options=VllmOptions(gpu=gpu)).close()
+    assert (model / "gpus").read_text() == expected_gpus
 
 
 def test_a_worker_that_dies_is_started_again_for_what_is_missing(python: Path, model: Path) -> None:
@@ -205,6 +268,22 @@ def test_weights_of_the_same_architecture_are_taken_in_place(
     assert pid(engine) != before
     assert not alive(before)
     assert (other / "opened").exists()
+
+
+def test_another_architecture_written_into_the_same_folder_is_opened_anew(
+    engine: VllmEngine, model: Path
+) -> None:
+    before = pid(engine)
+    (model / "tokenizer.json").write_text('{"another": 1}')
+    engine.load_weights(model)
+    assert pid(engine) != before
+
+
+def test_hub_ids_are_not_taken_for_one_another(engine: VllmEngine) -> None:
+    before = pid(engine)
+    with pytest.raises(SpftError, match="no model in a/b"):  # of the fake; two tell no shape
+        engine.load_weights("a/b")
+    assert not alive(before)
 
 
 def test_a_restart_opens_the_weights_that_were_loaded_last(

@@ -17,7 +17,7 @@ REACH_SECONDS = 10.0
 # Read by Ray when it is imported, or by the processes it starts.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU sees none, unasked
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what a worker without a GPU sees is left alone
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 

@@ -130,6 +130,7 @@ class NodeFiles:
         self._folder = folder
         self._limit = limit
         self._known: dict[Facts, Path] = {}
+        self._alike: dict[Facts, Facts] = {}  # this node's own files of the driver's content
         self._refused: dict[Facts, str] = {}
         self.fetched = 0
         self.fetched_bytes = 0
@@ -174,10 +175,14 @@ class NodeFiles:
         with self._locked(name):
             if not target.is_dir():
                 made = Path(tempfile.mkdtemp(dir=self._made("trees")))
-                for facts, relative in zip(files, names, strict=True):
-                    (made / relative).parent.mkdir(parents=True, exist_ok=True)
-                    os.symlink(self.file(facts), made / relative)
-                made.rename(target)
+                try:
+                    for facts, relative in zip(files, names, strict=True):
+                        (made / relative).parent.mkdir(parents=True, exist_ok=True)
+                        os.symlink(self.file(facts), made / relative)
+                    made.rename(target)
+                except BaseException:
+                    shutil.rmtree(made, ignore_errors=True)
+                    raise
             for facts, relative in zip(files, names, strict=True):
                 if not (target / relative).exists():  # cleared away meanwhile
                     (target / relative).unlink(missing_ok=True)
@@ -191,22 +196,23 @@ class NodeFiles:
     # -- copies --------------------------------------------------------------------------------
 
     def _copy(self, facts: Facts) -> Path:
+        name = os.fsdecode(facts.path)
+        if facts in self._alike and self._alike[facts] == self.seen(facts.path):
+            return Path(name)
         known = self._known.get(facts)
         if known is not None and known.exists():
             with suppress(OSError):
                 os.utime(known)
             return known
-        name = os.fsdecode(facts.path)
         described = self._asking.digest(facts.path)
         if described is None:
             raise Absent(f"Database file '{name}' is neither on this node nor on the driver's.")
         now, digest = described
         seen = self.seen(facts.path)
         if seen is not None and seen.size == now.size and sha256(facts.path) == digest:
-            found = Path(name)
-        else:
-            found = self._fetched(now, digest)
-        self._known[facts] = found
+            self._alike[facts] = seen
+            return Path(name)
+        found = self._known[facts] = self._fetched(now, digest)
         return found
 
     def _fetched(self, facts: Facts, digest: str) -> Path:
@@ -224,7 +230,8 @@ class NodeFiles:
         name = os.fsdecode(facts.path)
         hashed = hashlib.sha256()
         try:
-            with partial.open("wb") as file:
+            partial.unlink(missing_ok=True)  # of a worker that was killed
+            with partial.open("xb") as file:
                 for chunk in self._asking.chunks(facts.path, facts.size):
                     hashed.update(chunk)
                     file.write(chunk)
@@ -260,8 +267,25 @@ class NodeFiles:
             )
 
     def _made(self, name: str) -> Path:
+        """A folder in the cache.
+
+        Raises:
+            Absent: it cannot be made, or somebody else can write into the cache: its path can be
+                guessed, and what lies there is taken for what was fetched.
+        """
         folder = self._folder / name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = os.lstat(self._folder)
+        except OSError as error:
+            raise Absent(f"A node cannot use {self._folder}: {error.strerror}.") from None
+        own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        if not own or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise Absent(
+                f"{self._folder} on a node is not a folder that this user alone can write into. "
+                "Remove it there, or set TMPDIR to a folder of your own on the nodes."
+            )
+        folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
     @contextmanager

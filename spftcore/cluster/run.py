@@ -9,6 +9,7 @@ from spftcore.cluster.connection import connected, cpus
 from spftcore.cluster.rollouts import ClusterEngine
 from spftcore.cluster.verification import ClusterExecutor
 from spftcore.config import Config
+from spftcore.errors import SpftError
 from spftcore.rollout.engines import open_engine
 from spftcore.rollout.requests import Engine
 from spftcore.verify import Limits
@@ -33,7 +34,9 @@ def open_executor(config: Config, limits: Limits, processes: int) -> ClusterExec
 
 def open_there(config: Config, folder: str) -> Engine:
     """The engine of `generation.*` with a model in it, on the device that its actor was given."""
-    here = config.model_copy(update={"run": config.run.model_copy(update={"device": "auto"})})
+    # Ray hides no GPU from an actor that asks for none.
+    device = "auto" if config.cluster.engine_gpus else "cpu"
+    here = config.model_copy(update={"run": config.run.model_copy(update={"device": device})})
     return open_engine(here, folder)
 
 
@@ -41,14 +44,19 @@ def open_cluster_engine(config: Config, base: str | Path, processes: int) -> Clu
     """The engine of one of a run's processes; they share the engines out.
 
     Raises:
-        SpftError: as of `ClusterEngine`.
+        SpftError: there are fewer engines than processes, or as of `ClusterEngine`.
     """
     asked = config.cluster
+    if asked.engines < processes:
+        raise SpftError(
+            f"cluster.engines is {asked.engines}, and {processes} processes share them out: each "
+            f"needs one. Set cluster.engines to {processes} or more, or to 0."
+        )
     return ClusterEngine(
         partial(open_there, config),
         base,
         address=asked.address,
-        engines=max(1, asked.engines // processes),
+        engines=asked.engines // processes,
         cpus=asked.engine_cpus,
         gpus=asked.engine_gpus,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ def open_engine(
     config: Config,
     model: LanguageModel | str | Path,
     *,
+    gpu: int | None = None,
     log: Path | None = None,
     say: Callable[[str], None] = _warn,
 ) -> Engine:
@@ -41,6 +41,7 @@ def open_engine(
         config: `generation`, `model`, `prompt` and `lora` settings.
         model: a full model in memory (`hf`), or the folder or hub id of one (`vllm`); with `served`
             the server has the model already.
+        gpu: that vLLM runs on, by its number among those this process sees; None: the first.
         log: file for what vLLM prints.
         say: told of what the user should know.
 
@@ -60,6 +61,7 @@ def open_engine(
             dtype=config.model.dtype,
             lora_rank=config.lora.rank,
             gpu_memory=generation.gpu_memory,
+            gpu=gpu,
             sleep=True,
             trust_remote_code=config.model.trust_remote_code,
         )
@@ -87,19 +89,23 @@ class Engines:
 
         Args:
             model: full or with an adapter. `vllm`, `served` and engines on a cluster read it from
-                `model.folder`; where it lies nowhere as it is now, it is written beside the run's
-                checkpoints.
+                `model.folder`.
             config: of the run.
-            directory: the run's folder.
+            directory: the run's folder, for vLLM's log.
             processes: of the run, which share the cluster's engines out.
 
         Raises:
-            SpftError: the engine is missing or cannot take the model.
+            SpftError: the engine is missing or cannot take the model, or that lies nowhere.
         """
         on_cluster = config.cluster.address != "none" and config.cluster.engines > 0
         if config.generation.engine == "hf" and not on_cluster:
             return HfEngine(model, batch_size=config.generation.batch_size), active_adapter(model)
-        folder = model.folder or _written(model, directory)
+        folder = model.folder
+        if not folder:
+            raise SpftError(
+                "vLLM, servers and engines on a cluster read a model from its folder, and this one "
+                "was changed since it was saved: save it first (`RunContext.save`)."
+            )
         base = model.parent or folder
         if self._engine is None:
             if on_cluster:
@@ -107,20 +113,23 @@ class Engines:
 
                 self._engine = open_cluster_engine(config, base, processes)
             else:
-                opened = open_engine(config, base, log=directory / "vllm.log")
+                # Each of a run's processes has a GPU of its own, and vLLM shares it.
+                gpu = model.device.index if model.device.type == "cuda" else None
+                opened = open_engine(config, base, gpu=gpu, log=directory / "vllm.log")
                 assert isinstance(opened, (VllmEngine, ServedEngine))
                 self._engine = opened
+                if isinstance(opened, ServedEngine) and _within(base, directory):
+                    opened.load_weights(base)  # trained by the run: the server has another one
             self._base = base
         elif isinstance(self._engine, VllmEngine) and self._asleep:
             self._engine.wake()
         self._asleep = False
-        if base != self._base or not model.folder:
+        if base != self._base:
             self._engine.load_weights(base)
             self._base = base
         if not model.parent:
             return self._engine, None
-        # A folder that is written anew bears its name again: it is loaded again.
-        if folder not in self._adapters or not model.folder:
+        if folder not in self._adapters:
             self._adapters.add(folder)
             self._engine.load_adapter(folder, folder)
         return self._engine, folder
@@ -151,9 +160,5 @@ class Engines:
             self._engine = None
 
 
-def _written(model: LanguageModel, directory: Path) -> str:
-    """Saves a model as it is now, for an engine that reads folders."""
-    folder = directory / "generating" / str(os.getpid())
-    folder.parent.mkdir(exist_ok=True)
-    models.save(model, folder)
-    return str(folder)
+def _within(path: str, directory: Path) -> bool:
+    return Path(path).resolve().is_relative_to(directory.resolve())

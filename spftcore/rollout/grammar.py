@@ -8,6 +8,7 @@ belongs to the table behind an alias, that types fit, that an alias was introduc
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable
 
 from spftcore.catalogue.schema import Database
@@ -15,6 +16,7 @@ from spftcore.catalogue.schema import Database
 # Names beyond so many characters are not spelled out: any identifier may stand there. An engine
 # compiles the grammar for its whole vocabulary before the first token.
 MAX_NAME_CHARACTERS = 40_000
+OWN_CHARACTERS = 20  # of names, that the rules of one table's own columns count as
 
 FUNCTIONS = tuple(
     """
@@ -27,15 +29,19 @@ FUNCTIONS = tuple(
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-# Names that SQLite does not take bare where a column or table may stand.
+# Names that SQLite does not take bare, or takes for something else, where a column or table may
+# stand.
 _RESERVED = frozenset(
     """
-    add all alter and as between case check collate commit constraint create default deferrable
-    delete distinct drop else escape exists foreign from group having in index insert intersect
-    into is isnull join limit not notnull null on or order primary references select set table
-    then to transaction union unique update using values when where
+    add all alter and as autoincrement between case cast check collate commit constraint create
+    current_date current_time current_timestamp default deferrable delete distinct drop else escape
+    except exists foreign from group having in index insert intersect into is isnull join limit not
+    nothing notnull null on or order primary raise references returning select set table then to
+    transaction union unique update using values when where
     """.split()  # noqa: SIM905
 )
+
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 # `sp` is white space that must be, `o` white space that may be; a few characters at most, so that
 # a model cannot go on with blanks for ever. Texts and numbers are bounded for the same reason.
@@ -94,7 +100,7 @@ def sql_grammar(database: Database) -> str:
     table, so that the grammar's size stays bounded.
     """
     tables = [table.name for table in database.tables]
-    columns = list(dict.fromkeys(c.name.lower() for t in database.tables for c in t.columns))
+    columns = list(dict.fromkeys(_folded(c.name) for t in database.tables for c in t.columns))
     budget = MAX_NAME_CHARACTERS - sum(map(len, tables))
     lines = [_keywords(line) for line in _RULES.strip().splitlines()]
     lines.append("function ::= " + " | ".join(_any_case(name) for name in FUNCTIONS))
@@ -103,6 +109,7 @@ def sql_grammar(database: Database) -> str:
     lines += _names("column", [*columns, "rowid"] if budget >= 0 else None)
     own = [f"own{i}" for i in range(len(tables))]
     budget -= sum(len(column.name) for table in database.tables for column in table.columns)
+    budget -= OWN_CHARACTERS * len(tables)
     if budget >= 0 and tables:  # a table's name before the point leaves that table's columns
         for rule, table in zip(own, database.tables, strict=True):
             lines += _names(f"{rule}t", [table.name])
@@ -117,6 +124,11 @@ def sql_grammar(database: Database) -> str:
 
 def _keywords(line: str) -> str:
     return re.sub(r"\{([A-Z_]+)\}", lambda found: _any_case(found[1]), line)
+
+
+def _folded(name: str) -> str:
+    """A name in lower case as far as SQLite takes both cases for one: ASCII letters alone."""
+    return name.translate(_LOWER)
 
 
 def _any_case(text: str) -> str:
@@ -150,7 +162,7 @@ def _names(rule: str, names: Iterable[str] | None) -> list[str]:
         return [f"{rule} ::= [A-Za-z_] [A-Za-z0-9_]{{0,60}} | text"]
     plain: list[str] = []
     odd: list[str] = []
-    for name in dict.fromkeys(name.lower() if name.isascii() else name for name in names):
+    for name in dict.fromkeys(map(_folded, names)):
         bare = _PLAIN.fullmatch(name) and name.lower() not in _RESERVED
         (plain if bare else odd).append(name)
     lines, forms = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -64,15 +65,21 @@ class ServedEngine:
         pauses: Sequence[float] = PAUSES,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:  # a port that is none, half a bracket
+            raise UsageError(
+                f"generation.url is no address ({error}); it must be like http://localhost:8000/v1."
+            ) from None
+        if parts.scheme not in ("http", "https") or not host:
             raise UsageError(
                 f"generation.url is '{url}'; it must be like http://localhost:8000/v1."
             )
         self.retries = 0
         self.failures: dict[str, int] = {}
         self._secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname, parts.port
+        self._host, self._port = host, port
         self._path = parts.path.rstrip("/")
         self._url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{self._path}"
         self._key_variable = key_variable
@@ -80,7 +87,7 @@ class ServedEngine:
         self._seconds = seconds
         self._pauses = tuple(pauses)
         self._say = say
-        self._adapters: set[str] = set()
+        self._adapters: dict[str, str] = {}  # our names, and theirs
         self._lock = threading.Lock()
         listed = self._listed()
         known = {str(entry.get("id")): entry for entry in listed}
@@ -99,30 +106,32 @@ class ServedEngine:
                 found = connection.ask("GET", "/models", None)
         except _Refused as error:
             raise SpftError(f"The server at {self._url} lists no models: {error}.") from None
-        return [entry for entry in found.get("data", []) if isinstance(entry, dict)]
+        listed = found.get("data")
+        return [entry for entry in listed if isinstance(entry, dict)] if listed else []
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Has the server load an adapter from a folder that it sees under the same path (vLLM with
         `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1).
 
+        It is named by its content there, so that one that is there already, from another process
+        of the run or before a resume, is the one that is meant, and no cached prefix is another's.
+
         Raises:
-            SpftError: the server refuses.
+            SpftError: there is no such folder, or the server refuses.
         """
-        body = {
-            "lora_name": name,
-            "lora_path": str(Path(folder).resolve()),
-            "load_inplace": name in self._adapters,
-        }
+        known = f"{name}@{_content(Path(folder))}"
+        body = {"lora_name": known, "lora_path": str(Path(folder).resolve())}
         try:
             with _Connection(self) as connection:
                 connection.ask("POST", "/load_lora_adapter", body, text=True)
         except _Refused as error:
-            raise SpftError(
-                f"The server at {self._url} does not load the adapter '{folder}' ({error}). Start "
-                "it as VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve BASE --enable-lora "
-                "--max-lora-rank R, where it sees this folder."
-            ) from None
-        self._adapters.add(name)
+            if "already been loaded" not in str(error):
+                raise SpftError(
+                    f"The server at {self._url} does not load the adapter '{folder}' ({error}). "
+                    "Start it as VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve BASE --enable-lora "
+                    "--max-lora-rank R, where it sees this folder."
+                ) from None
+        self._adapters[name] = known
 
     def load_weights(self, model: str | Path) -> None:
         """A server's weights cannot be changed from here.
@@ -175,7 +184,7 @@ class ServedEngine:
             if self.context is not None:
                 room = min(room, self.context - len(prompts[place]))
             found: dict[str, Any] = {
-                "model": adapter or self.model,
+                "model": self.model if adapter is None else self._adapters[adapter],
                 "prompt": list(prompts[place]),
                 "max_tokens": room,
                 "temperature": sampling.temperature,
@@ -190,6 +199,7 @@ class ServedEngine:
                 found["structured_outputs"] = {"grammar": grammar}
             return found
 
+        told = sum(self.failures.values())
         done: queue.SimpleQueue[Completion | BaseException] = queue.SimpleQueue()
         stop = threading.Event()
 
@@ -217,8 +227,9 @@ class ServedEngine:
                 yield from _copies(found, sampling)
         finally:
             stop.set()
-        if self.failures:
-            self._say(f"The server refused prompts: {self.failures}")
+        if refused := sum(self.failures.values()) - told:
+            reason = [*self.failures][-1]
+            self._say(f"The server refused {refused} prompts; the last new reason: {reason}")
 
     def _completion(
         self, connection: _Connection, place: int, sample: int, body: dict[str, Any]
@@ -226,12 +237,11 @@ class ServedEngine:
         try:
             answer = connection.ask("POST", "/completions", body)
         except _Refused as error:
-            with self._lock:
-                reason = str(error)
-                self.failures[reason] = self.failures.get(reason, 0) + 1
-            return Completion(place, sample, "", (), (), "failed")
+            return self._failed(place, sample, str(error))
         try:
             choice = answer["choices"][0]
+            if choice["finish_reason"] not in ("stop", "length"):
+                return self._failed(place, sample, f"it ended with '{choice['finish_reason']}'")
             ids = tuple(int(token) for token in choice["token_ids"])
             logprobs = tuple(float(value) for value in choice["logprobs"]["token_logprobs"])
             finish: Finish = "length" if choice["finish_reason"] == "length" else "stop"
@@ -242,15 +252,46 @@ class ServedEngine:
                 "tell `token_ids` and `logprobs` of a completion, as vLLM 0.11 and later do."
             ) from None
 
+    def _failed(self, place: int, sample: int, reason: str) -> Completion:
+        with self._lock:
+            self.failures[reason] = self.failures.get(reason, 0) + 1
+        return Completion(place, sample, "", (), (), "failed")
+
+    def _key(self) -> str:
+        """The key, '' for none. One that no header can hold would be told by the error."""
+        key = os.environ.get(self._key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UsageError(
+                f"The key in the environment variable {self._key_variable} holds characters that "
+                "no key can have (a line break?). Set it again."
+            )
+        return key
+
     def _headers(self) -> dict[str, str]:
-        key = os.environ.get(self._key_variable)
+        key = self._key()
         found = {"Content-Type": "application/json"}
         return found | {"Authorization": f"Bearer {key}"} if key else found
 
     def _told(self, text: str) -> str:
         """A server's message without the key, which some repeat."""
-        key = os.environ.get(self._key_variable)
+        key = self._key()
         return text.replace(key, "***") if key else text
+
+
+def _content(folder: Path) -> str:
+    """Names what an adapter's folder holds."""
+    found = hashlib.sha256()
+    try:
+        for path in sorted(folder.glob("adapter_*")):
+            found.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise SpftError(
+            f"The adapter '{folder}' cannot be read ({error.strerror}); its weights are in "
+            "adapter_model.safetensors."
+        ) from None
+    return found.hexdigest()[:16]
 
 
 def _copies(completion: Completion, sampling: Sampling) -> Iterator[Completion]:
@@ -294,7 +335,7 @@ class _Connection:
                 time.sleep(engine._pauses[number - 1])
             try:
                 status, content = self._once(method, engine._path + path, body)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, UnicodeError) as error:
                 trouble = f"{type(error).__name__}: {error}"
                 if self._http is not None:
                     self._http.close()

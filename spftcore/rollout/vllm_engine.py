@@ -44,6 +44,7 @@ class VllmOptions:
         lora_rank: the largest rank among the adapters (0: no adapters).
         adapters: how many different ones are kept ready at a time.
         gpu_memory: share of the GPU's memory that vLLM takes for weights and cache.
+        gpu: the one it runs on, by its number among those this process sees; None: the first.
         sleep: hand the GPU's memory back between calls of `generate` (`sleep`, `wake`).
         trust_remote_code: run code that a checkpoint brings along.
     """
@@ -53,6 +54,7 @@ class VllmOptions:
     lora_rank: int = 0
     adapters: int = 1
     gpu_memory: float = 0.9
+    gpu: int | None = None
     sleep: bool = False
     trust_remote_code: bool = False
 
@@ -119,13 +121,15 @@ class VllmEngine:
         self._model = str(model)
         self._python = python
         self._in_process = in_process
-        self._arguments = (options or VllmOptions()).arguments()
+        options = options or VllmOptions()
+        self._arguments, self._gpu = options.arguments(), options.gpu
         self._log = log
         self._say = say
         self._patience = {"start_seconds": start_seconds, "silent_seconds": silent_seconds}
         self._adapters: dict[str, tuple[str, int, str]] = {}
         self._loaded = 0
         self._refusal = ""
+        self._shape: tuple[str, str] | None = None
         self.version = ""
         self._rows = 1  # computed together at most
         self._worker: WorkerProcess | InProcess | None = None
@@ -141,7 +145,9 @@ class VllmEngine:
         python = self._python or Path(sys.executable)
         if not has_vllm(python):
             raise SpftError(f"{python} has no vLLM. {INSTALL}")
-        return WorkerProcess([python, vllm_worker.__file__], self._log, **self._patience)
+        return WorkerProcess(
+            [python, vllm_worker.__file__], self._log, gpu=self._gpu, **self._patience
+        )
 
     def _open(self) -> int:
         """Starts the worker with the model; returns the model's context."""
@@ -161,6 +167,7 @@ class VllmEngine:
                 "with generation.engine=hf; if memory is short, lower generation.gpu_memory."
                 + (f" What vLLM printed is in {self._log}." if self._log else "")
             ) from error
+        self._shape = _shape(self._model)  # now: another model may lie in the folder later
         self.version = str(reply["vllm"])
         self._rows = int(reply["rows"])
         return int(reply["context"])
@@ -200,7 +207,8 @@ class VllmEngine:
         Raises:
             SpftError: it cannot be loaded.
         """
-        same = _shape(self._model) == _shape(str(model))
+        shape = _shape(str(model))
+        same = shape is not None and shape == self._shape
         self._model = str(model)
         if same and self._worker is not None:
             self._order({"do": "reload", "model": self._model}, f"load '{model}'")
@@ -224,13 +232,18 @@ class VllmEngine:
                 f"The adapter '{folder}' has rank {rank}, and vLLM was started for adapters up to "
                 f"rank {room}. Set lora.rank to the largest rank."
             )
-        self._loaded += 1  # vLLM keeps adapters by number: a new number is a fresh one
-        self._adapters[name] = (name, self._loaded, str(Path(folder).resolve()))
+        # vLLM keeps adapters by number and cached prefixes by name and folder: both are new, since
+        # another adapter may lie in a folder now.
+        self._loaded += 1
+        known = f"{name}@{self._loaded}"
+        self._adapters[name] = (known, self._loaded, str(Path(folder).resolve()))
 
     def sleep(self) -> None:
         """Hands the GPU's memory back until `wake`, if started with `sleep`; weights wait in the
-        machine's memory. On a CPU vLLM has no sleep mode, and nothing happens."""
-        self._order({"do": "sleep"}, "hand its memory back")
+        machine's memory. On a CPU vLLM has no sleep mode, and nothing happens; nor does where it
+        has failed and holds nothing any more."""
+        if self._worker is not None:
+            self._order({"do": "sleep"}, "hand its memory back")
 
     def wake(self) -> None:
         """Takes the GPU's memory again."""

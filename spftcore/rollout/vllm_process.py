@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from spftcore.errors import SpftError
 from spftcore.rollout import vllm_worker
 
 # How long the worker may be silent: it gives a sign of life every few seconds while it generates,
@@ -40,6 +41,7 @@ class WorkerProcess:
         log: file for what vLLM prints; none: a temporary one.
         start_seconds: silence allowed while a model is loaded.
         silent_seconds: silence allowed otherwise.
+        gpu: the only one that it sees, by its number among those seen here; none: all of these.
 
     Raises:
         WorkerGone: the interpreter cannot be started.
@@ -52,10 +54,12 @@ class WorkerProcess:
         *,
         start_seconds: float = START_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
+        gpu: int | None = None,
     ) -> None:
         self._seconds = {"open": start_seconds, "reload": start_seconds, "close": CLOSE_SECONDS}
         self._silent = silent_seconds
         self._number = 0
+        self._under_way: int | None = None  # the request that is not answered to its end
         if log is None:
             handle, name = tempfile.mkstemp(prefix="vllm-", suffix=".log")
             self._log, temporary = Path(name), True
@@ -71,7 +75,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=handle,
                 start_new_session=True,
-                env=_environment(),
+                env=_environment(gpu),
             )
         except OSError as error:
             if temporary:
@@ -91,33 +95,45 @@ class WorkerProcess:
         return self._process.pid
 
     def ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Replies to a request. Leaving the iteration early cancels the request.
+        """Replies to a request. One at a time: leaving the iteration early cancels the request, and
+        so does the next one, which may come first where an exception still holds the iteration.
 
         Raises:
             WorkerGone: the worker died or is silent for too long (it is then ended).
             RequestFailed: it could not do what was asked.
+            SpftError: another request has taken this one's place.
         """
-        self._number += 1
-        number = self._number
         seconds = self._seconds.get(request["do"], self._silent)
-        self._send(request | {"id": number}, seconds)
-        done = False
+        self._cancel(self._under_way, seconds)
+        self._number += 1
+        number = self._under_way = self._number
         try:
-            while not done:
+            self._send(request | {"id": number}, seconds)
+            while self._under_way == number:
                 reply = self._receive(seconds)
                 if reply["id"] != number:
                     continue
-                done = bool(reply.get("done"))
+                if reply.get("done"):
+                    self._under_way = None
                 if "error" in reply:
                     raise RequestFailed(reply["error"])
                 yield reply
+                if not reply.get("done") and self._under_way != number:
+                    raise SpftError("vLLM was asked for something else before this was finished.")
         except GeneratorExit:
             with contextlib.suppress(WorkerGone):
-                self._send({"do": "cancel", "id": number}, seconds)
-                while not done:
-                    reply = self._receive(seconds)
-                    done = reply["id"] == number and bool(reply.get("done"))
+                self._cancel(number, seconds)
             raise
+
+    def _cancel(self, number: int | None, seconds: float) -> None:
+        """Waits for the end of a request that nobody wants any more, if it is still under way."""
+        if number is None or self._under_way != number:
+            return
+        self._send({"do": "cancel", "id": number}, seconds)
+        while self._under_way == number:
+            reply = self._receive(seconds)
+            if reply["id"] == number and reply.get("done"):
+                self._under_way = None
 
     def _send(self, message: dict[str, Any], seconds: float) -> None:
         left = memoryview(json.dumps(message).encode() + b"\n")
@@ -189,11 +205,14 @@ class WorkerProcess:
         self._end()
 
 
-def _environment() -> dict[str, str]:
+def _environment(gpu: int | None) -> dict[str, str]:
     # Our own interpreter's settings would mislead another one, and modules of the folder we were
     # started in would hide installed ones (vLLM starts helpers of its own by `python -m`).
     hidden = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
     kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    if gpu is not None:
+        seen = kept.get("CUDA_VISIBLE_DEVICES")
+        kept["CUDA_VISIBLE_DEVICES"] = seen.split(",")[gpu] if seen else str(gpu)
     return kept | {"PYTHONSAFEPATH": "1"}
 
 

@@ -121,9 +121,11 @@ class RunContext:
 
     def close(self) -> None:
         """Ends the executor's threads, if any were started, and lets the engine rest."""
-        self.engines.rest()
-        if "executor" in self.__dict__:
-            self.executor.close()
+        try:
+            self.engines.rest()
+        finally:
+            if "executor" in self.__dict__:
+                self.executor.close()
 
     # -- encoding ------------------------------------------------------------------------------
 
@@ -239,7 +241,7 @@ class RunContext:
         notes = {
             "schema trimmed to prompt.max_prompt_tokens": len(trimmed),
             "no answer: prompt too long": finishes["too_long"],
-            "no answer: out of memory": finishes["failed"],
+            "no answer: the engine failed": finishes["failed"],
             "cut at prompt.max_completion_tokens": finishes["length"],
         }
         return {cause: count for cause, count in notes.items() if count}
