@@ -61,6 +61,8 @@ class Nodes:
 def wait_for_all(workers: Any) -> None:
     """Until every worker is there, so that the lost node has one."""
     while not all(slot.ready for slot in workers.slots):
+        coming = all(slot.ready or slot.greeting is not None for slot in workers.slots)
+        assert coming, workers._failure  # Ray does not try again: this would wait for ever
         workers.wait({})
 
 
