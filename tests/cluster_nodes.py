@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-CPUS = 4  # of a node: two for a worker, two for engines and what a single test starts
+CPUS = 8  # of a node: enough for all that runs on both, when the other one is lost
 STORE_BYTES = 100 << 20  # the least that Ray takes
 
 
