@@ -57,7 +57,7 @@ def test_the_end_of_a_stage_does_not_hide_why_its_engine_failed(
 ) -> None:
     engines = Engines()
     engine, _ = engines.of(saved(tmp_path / "model"), config, tmp_path)
-    with pytest.raises(SpftError, match=r"twice.*out of memory"):
+    with pytest.raises(SpftError, match=r"twice.*the fake engine raised"):
         list(engine.generate([[fake.RAISES, 3]], Sampling(max_new_tokens=5)))
     engines.rest()  # as `RunContext.close` does: an error of its own would take the other's place
     engines.close()
