@@ -139,6 +139,12 @@ void rest_if_python_ends() {
     while (ending()) std::this_thread::sleep_for(std::chrono::seconds(1));
 }
 
+// Python handles signals on its main thread alone.
+bool signals_come_here() {
+    const py::object main = py::module_::import("threading").attr("main_thread")();
+    return main.attr("ident").cast<unsigned long>() == PyThread_get_thread_ident();
+}
+
 // Lets a Ctrl-C end the reading of a long list.
 void look_for_signals(Py_ssize_t i) {
     if (i % 4096 == 0 && PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -148,8 +154,11 @@ void look_for_signals(Py_ssize_t i) {
 // so does whatever the caller's own `poll(done, total)` raises.
 template <typename Work>
 auto without_gil(const py::object& caller_poll, Work work) {
-    const spft::Executor::Poll poll = [&](int64_t done, int64_t total) {
+    const bool look = signals_come_here();
+    const spft::Executor::Poll poll = [&, look](int64_t done, int64_t total) {
         rest_if_python_ends();
+        // Python may begin to end while this thread waits for the GIL: not asked for in vain.
+        if (!look && caller_poll.is_none()) return true;
         const py::gil_scoped_acquire acquire;
         if (PyErr_CheckSignals() != 0) return false;
         if (caller_poll.is_none()) return true;
