@@ -131,14 +131,8 @@ def bird(database: Database, gold: str, answer: str) -> bool | None:
     return given is not None and set(expected) == set(given)
 
 
-def soft_f1(database: Database, gold: str, answer: str) -> float | None:
-    """BIRD mini-dev's soft F1; None when the gold fails."""
-    expected = database.rows(gold, lenient=False)
-    if expected is None:
-        return None
-    given = database.rows(answer, lenient=False)
-    if given is None:
-        return 0.0
+def soft_f1_of_rows(expected: list[tuple[Any, ...]], given: list[tuple[Any, ...]]) -> float:
+    """BIRD mini-dev's soft F1 of two results, each a list of rows."""
     if not expected and not given:
         return 1.0
     tp = fp = fn = 0.0
@@ -155,3 +149,14 @@ def soft_f1(database: Database, gold: str, answer: str) -> float | None:
     precision = tp / (tp + fp) if tp + fp else 0.0
     recall = tp / (tp + fn) if tp + fn else 0.0
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def soft_f1(database: Database, gold: str, answer: str) -> float | None:
+    """BIRD mini-dev's soft F1; None when the gold fails."""
+    expected = database.rows(gold, lenient=False)
+    if expected is None:
+        return None
+    given = database.rows(answer, lenient=False)
+    if given is None:
+        return 0.0
+    return soft_f1_of_rows(expected, given)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from official_rules import soft_f1_of_rows
 
 from spftcore.verify import Executor, Judgement, Limits, Status, Verdict
 
@@ -66,25 +67,6 @@ def spider_reference(gold: list[Row], candidate: list[Row], ordered: bool) -> bo
 
 def bird_reference(gold: list[Row], candidate: list[Row]) -> bool:
     return set(gold) == set(candidate)
-
-
-def soft_f1_reference(gold: list[Row], candidate: list[Row]) -> float:
-    if not gold and not candidate:
-        return 1.0
-    expected, found = list(dict.fromkeys(gold)), list(dict.fromkeys(candidate))
-    tp = fp = fn = 0.0
-    for want, got in itertools.zip_longest(expected, found):
-        if got is None:
-            fn += 1
-        elif want is None:
-            fp += 1
-        else:
-            tp += sum(value in want for value in got) / len(want)
-            fp += sum(value not in want for value in got) / len(want)
-            fn += sum(value not in got for value in want) / len(want)
-    precision = tp / (tp + fp) if tp + fp else 0.0
-    recall = tp / (tp + fn) if tp + fn else 0.0
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +165,7 @@ def test_soft_f1_agrees_with_the_reference(
 ) -> None:
     gold, candidate, width, columns = drawn
     judgement = judge(executor, database, "soft_f1", table(gold, width), table(candidate, columns))
-    score = soft_f1_reference(gold, candidate)
+    score = soft_f1_of_rows(gold, candidate)
     assert judgement.score == pytest.approx(score, rel=1e-6)
     # 1e-9: the reference adds fractions, which may miss 1 by their rounding.
     full = score > 1 - 1e-9
