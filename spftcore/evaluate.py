@@ -21,10 +21,11 @@ from spftcore.errors import SpftError, UsageError
 from spftcore.inference.options import add_model_options, model_given
 from spftcore.metrics.efficiency import REPEATS
 from spftcore.metrics.evaluation import SUMMARY, Judging, evaluate, write_evaluation
+from spftcore.metrics.groups import GROUPS
 from spftcore.metrics.predictions import Answer, read_answers
 from spftcore.metrics.records import FILE
 from spftcore.metrics.scoring import METRICS, Metric, Report, default_metrics
-from spftcore.metrics.summary import DEFAULT_GROUPS, GROUPS
+from spftcore.metrics.summary import DEFAULT_GROUPS
 from spftcore.metrics.tables import print_summary
 from spftcore.printable import printable
 from spftcore.verify import Limits

@@ -17,7 +17,8 @@ from spftcore.benchmarks import Benchmark
 from spftcore.errors import SpftError
 from spftcore.metrics import Interval
 from spftcore.metrics.evaluation import Evaluation, Judging
-from spftcore.metrics.paired import KINDS, mean, slice_keys, slice_order
+from spftcore.metrics.groups import groups_of
+from spftcore.metrics.paired import KINDS, mean, slice_order
 from spftcore.metrics.records import Scored
 from spftcore.metrics.scoring import EXECUTION
 from spftcore.mistakes import find_mistakes
@@ -181,7 +182,7 @@ def _slices(counted: Sequence[Scored], metric: str) -> list[tuple[str, list[Bar]
     members: dict[tuple[str, str], list[float]] = {}
     for one in counted:
         if metric in one.scores:
-            for key in slice_keys(one):
+            for key in groups_of(one):
                 members.setdefault(key, []).append(one.scores[metric])
     return [
         (kind, [bar(k[1], members[k]) for k in sorted(members, key=slice_order) if k[0] == kind])
@@ -207,7 +208,7 @@ def _mistakes(chosen: Sequence[Scored]) -> dict[str, Any]:
 
 
 def _levels(scored: Sequence[Scored]) -> list[str]:
-    keys = {key for one in scored for key in slice_keys(one)}
+    keys = {key for one in scored for key in groups_of(one)}
     return [k[1] for k in sorted(keys, key=slice_order) if k[0] in ("hardness", "difficulty")]
 
 

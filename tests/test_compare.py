@@ -10,7 +10,8 @@ from spftcore.compare import compare, main, read_system, to_json
 from spftcore.compare_text import sentences
 from spftcore.errors import SpftError, UsageError
 from spftcore.metrics import bootstrap, holm, mcnemar, paired_interval
-from spftcore.metrics.paired import compare_scores, slice_keys
+from spftcore.metrics.groups import groups_of
+from spftcore.metrics.paired import compare_scores
 from spftcore.metrics.records import FILE, Scored, write_scores
 from spftcore.pairs import Pair
 from spftcore.store import Answer, Store
@@ -106,7 +107,7 @@ def test_parts_are_corrected_for_the_number_of_looks():
 
 def test_a_question_is_in_the_slices_of_its_gold():
     one = Scored("1", "d", "q", "g", "s", hardness="hard", difficulty="simple", joins=7)
-    keys = slice_keys(replace(one, clauses=("where", "limit")))
+    keys = groups_of(replace(one, clauses=("where", "limit")))
     assert set(keys) == {
         ("joins", "3 or more"),
         ("clause", "where"),

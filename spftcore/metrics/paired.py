@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spftcore.errors import SpftError
+from spftcore.metrics.groups import GROUPS, groups_of
 from spftcore.metrics.records import Scored
 from spftcore.metrics.statistics import Interval, accuracy, bootstrap, holm, paired_interval
 
@@ -197,7 +198,7 @@ def _short(text: str) -> str:
 def _slices(ours: Sequence[Scored], a: Sequence[float], b: Sequence[float]) -> tuple[Slice, ...]:
     members: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, one in enumerate(ours):
-        for key in slice_keys(one):
+        for key in groups_of(one):
             members[key].append(i)
     slices = []
     for (kind, value), chosen in sorted(members.items(), key=lambda item: slice_order(item[0])):
@@ -218,24 +219,12 @@ def _slices(ours: Sequence[Scored], a: Sequence[float], b: Sequence[float]) -> t
     return tuple(replace(one, adjusted_p=adjusted.get(id(one), 1.0)) for one in slices)
 
 
-KINDS = ("hardness", "difficulty", "joins", "clause", "database")
+KINDS = tuple(GROUPS)
 _ORDERS = (
     ("easy", "medium", "hard", "extra"),
     ("simple", "moderate", "challenging"),
     ("0", "1", "2", "3 or more"),
 )
-
-
-def slice_keys(one: Scored) -> list[tuple[str, str]]:
-    """The (kind, value) of every slice that a question is in."""
-    keys = [("joins", str(one.joins) if one.joins < 3 else "3 or more")]
-    keys += [("clause", clause) for clause in one.clauses]
-    keys.append(("database", one.database))
-    if one.hardness:
-        keys.append(("hardness", one.hardness))
-    if one.difficulty:
-        keys.append(("difficulty", one.difficulty))
-    return keys
 
 
 def slice_order(key: tuple[str, str]) -> tuple[int, int, str]:

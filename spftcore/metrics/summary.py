@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from statistics import fmean
 from typing import Any
 
 from spftcore.metrics.features import CLAUSES
+from spftcore.metrics.groups import GROUPS
 from spftcore.metrics.hardness import CLASSES
 from spftcore.metrics.records import Scored
 from spftcore.metrics.statistics import accuracy, bootstrap
@@ -159,13 +160,6 @@ def _ties(metric: str, counted: Sequence[Scored]) -> Ties:
     return Ties(right, unstable.total - right, without, right / every if every else 0.0)
 
 
-GROUPS: dict[str, Callable[[Scored], Sequence[str]]] = {
-    "hardness": lambda one: (one.hardness,) if one.hardness else (),
-    "difficulty": lambda one: (one.difficulty,) if one.difficulty else (),
-    "joins": lambda one: ("3 or more" if one.joins > 2 else str(one.joins),),
-    "clause": lambda one: one.clauses,
-    "database": lambda one: (one.database,),
-}
 _NAMES = (*CLASSES, "simple", "moderate", "challenging", *CLAUSES)
 _ORDER = {name: place for place, name in enumerate(_NAMES)}
 
