@@ -6,13 +6,10 @@ import itertools
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from spftcore.cluster.connection import connected, cpus
 from spftcore.cluster.files import Facts, default_cache
@@ -25,7 +22,6 @@ from spftcore.verify.answers import (
     COUNTERS,
     Columns,
     Nonsense,
-    Rows,
     decode_executed,
     decode_rows,
     decode_verified,
@@ -33,17 +29,12 @@ from spftcore.verify.answers import (
 from spftcore.verify.executor import Isolation
 from spftcore.verify.isolation_batches import (
     Kind,
+    Poll,
+    Pool,
     Preset,
-    checked_items,
-    checked_queries,
-    distinct_queries,
-    merge_executed,
-    merge_verified,
 )
 from spftcore.verify.native import attached_module
 from spftcore.verify.outcomes import DEFAULT_LIMITS
-
-Poll = Callable[[int, int], Any]
 
 WINDOW = 2  # shards on their way to or at work on a worker, of one batch
 # Queries of a shard. A request costs about 2 ms, as long as some 20 short queries.
@@ -142,7 +133,7 @@ class _Batch:
         return sum(self.weights[place] for place in shard.units)
 
 
-class ClusterPool:
+class ClusterPool(Pool):
     """Workers of a cluster, with the methods of the C++ executor.
 
     Args:
@@ -187,35 +178,6 @@ class ClusterPool:
 
     # -- the methods of the C++ executor -------------------------------------------------------
 
-    def execute(
-        self, queries: Sequence[Any], presets: Sequence[Preset], poll: Poll | None
-    ) -> tuple[Columns, NDArray[np.uint32]]:
-        """Outcomes of the distinct queries and which of them answers each query."""
-        distinct, index = distinct_queries(queries)
-        merged = merge_executed(self._run("execute", 0, distinct, presets, poll))
-        repeats = len(queries) - len(distinct)
-        with self._lock:
-            self._past["queries"] += repeats
-            self._past["duplicates"] += repeats
-        return merged, index
-
-    def verify(
-        self,
-        items: Sequence[Any],
-        compare_number: int,
-        presets: Sequence[Preset],
-        poll: Poll | None,
-    ) -> Columns:
-        """Judgements of items, as the C++ executor gives them."""
-        units = checked_items(items)
-        return merge_verified(self._run("verify", compare_number, units, presets, poll))
-
-    def rows(self, database: Any, sql: str) -> Rows:
-        """Status, message, column names and rows of one query."""
-        batch = self._run("rows", 0, checked_queries([(database, sql)]), (), None)
-        rows: Rows = batch.finished[0][1]
-        return rows
-
     def counters(self) -> dict[str, Any]:
         """Those of all workers, also of the lost ones, and what became of workers and files."""
         with self._lock:
@@ -232,6 +194,11 @@ class ClusterPool:
         self._own.close()
 
     # -- a batch -------------------------------------------------------------------------------
+
+    def _count_duplicates(self, repeats: int) -> None:
+        with self._lock:
+            self._past["queries"] += repeats
+            self._past["duplicates"] += repeats
 
     def _run(
         self,

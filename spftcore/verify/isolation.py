@@ -13,36 +13,28 @@ import pickle
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from spftcore.errors import SpftError
-from spftcore.verify.answers import COUNTERS, Columns, Nonsense, Rows
+from spftcore.verify.answers import COUNTERS, Columns, Nonsense
 from spftcore.verify.isolation_batches import (
     Batch,
     Chunk,
     Kind,
+    Poll,
+    Pool,
     Preset,
-    checked_items,
-    checked_queries,
-    distinct_queries,
-    merge_executed,
-    merge_verified,
 )
 from spftcore.verify.isolation_process import Death, Stopped, WorkerProcess
 from spftcore.verify.native import attached_module
 from spftcore.verify.outcomes import Status
 
-Poll = Callable[[int, int], Any]
-
 _POLL_SECONDS = 0.04
 _START_ATTEMPTS = 2
 
 
-class ProcessPool:
+class ProcessPool(Pool):
     """Worker processes with the methods of the C++ executor.
 
     Args:
@@ -78,35 +70,6 @@ class ProcessPool:
         """The workers that are alive now."""
         return self._keepers.processes()
 
-    def execute(
-        self,
-        queries: Sequence[Any],
-        presets: Sequence[Preset],
-        poll: Poll | None,
-    ) -> tuple[Columns, NDArray[np.uint32]]:
-        """Outcomes of the distinct queries and which of them answers each query."""
-        distinct, index = distinct_queries(queries)
-        batch = self._run("execute", 0, distinct, presets, poll)
-        self._keepers.count_duplicates(len(queries) - len(distinct))
-        return merge_executed(batch), index
-
-    def verify(
-        self,
-        items: Sequence[Any],
-        compare_number: int,
-        presets: Sequence[Preset],
-        poll: Poll | None,
-    ) -> Columns:
-        """Judgements of items, as the C++ executor gives them."""
-        units = checked_items(items)
-        return merge_verified(self._run("verify", compare_number, units, presets, poll))
-
-    def rows(self, database: Any, sql: str) -> Rows:
-        """Status, message, column names and rows of one query."""
-        batch = self._run("rows", 0, checked_queries([(database, sql)]), (), None)
-        rows: Rows = batch.finished[0][1]
-        return rows
-
     def counters(self) -> dict[str, Any]:
         """Those of all workers, also of the dead."""
         return self._keepers.counters()
@@ -114,6 +77,9 @@ class ProcessPool:
     def close(self) -> None:
         """Kills the workers."""
         self._closing()
+
+    def _count_duplicates(self, repeats: int) -> None:
+        self._keepers.count_duplicates(repeats)
 
     def _run(
         self,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -20,11 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spftcore.errors import SpftError
-from spftcore.verify.answers import Columns, Nonsense, decode_executed, decode_rows, decode_verified
+from spftcore.verify.answers import (
+    Columns,
+    Nonsense,
+    Rows,
+    decode_executed,
+    decode_rows,
+    decode_verified,
+)
 from spftcore.verify.isolation_process import Death
 from spftcore.verify.outcomes import Status
 
 Preset = tuple[bytes, int, str]  # digest, status, message
+Poll = Callable[[int, int], Any]
 Kind = Literal["execute", "verify", "rows"]
 
 # A round trip costs some 0.3 ms: as long as ten to thirty short queries.
@@ -244,6 +253,50 @@ class Part(Protocol):
     """Items that were answered together."""
 
     units: list[int]
+
+
+class Pool(ABC):
+    """What pools of workers have in common, wherever these run: the calls of the C++ executor in
+    terms of one batch of distinct units."""
+
+    def execute(
+        self, queries: Sequence[Any], presets: Sequence[Preset], poll: Poll | None
+    ) -> tuple[Columns, NDArray[np.uint32]]:
+        """Outcomes of the distinct queries and which of them answers each query."""
+        distinct, index = distinct_queries(queries)
+        batch = self._run("execute", 0, distinct, presets, poll)
+        self._count_duplicates(len(queries) - len(distinct))
+        return merge_executed(batch), index
+
+    def verify(
+        self,
+        items: Sequence[Any],
+        compare_number: int,
+        presets: Sequence[Preset],
+        poll: Poll | None,
+    ) -> Columns:
+        """Judgements of items, as the C++ executor gives them."""
+        units = checked_items(items)
+        return merge_verified(self._run("verify", compare_number, units, presets, poll))
+
+    def rows(self, database: Any, sql: str) -> Rows:
+        """Status, message, column names and rows of one query."""
+        batch = self._run("rows", 0, checked_queries([(database, sql)]), (), None)
+        rows: Rows = batch.finished[0][1]
+        return rows
+
+    @abstractmethod
+    def _run(
+        self,
+        kind: Kind,
+        argument: int,
+        units: Sequence[tuple[Any, ...]],
+        presets: Sequence[Preset],
+        poll: Poll | None,
+    ) -> Finished: ...
+
+    @abstractmethod
+    def _count_duplicates(self, repeats: int) -> None: ...
 
 
 def merge_executed(batch: Finished) -> Columns:
